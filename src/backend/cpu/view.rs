@@ -1,0 +1,72 @@
+//! A tensor's cells with their strides, seen as planes of depth, height and width.
+
+use candle_core::Layout;
+
+/// A strided tensor of shape `(N, C, spatial…)` or `(C, spatial…)`.
+#[derive(Clone, Copy)]
+pub struct View<'a, T> {
+    data: &'a [T],
+    channels: usize,
+    batch: usize,
+    /// Of batch, channel, depth, height and width, in elements.
+    strides: [usize; 5],
+}
+
+impl<'a, T> View<'a, T> {
+    /// `rank` spatial dimensions of `data`, which the layout describes.
+    pub fn new(data: &'a [T], layout: &Layout, rank: usize) -> Self {
+        let (dims, steps) = (layout.dims(), layout.stride());
+        let lead = dims.len() - rank;
+        let mut strides = [0; 5];
+        strides[5 - rank..].copy_from_slice(&steps[lead..]);
+        strides[1] = steps[lead - 1];
+        let mut batch = 1;
+        if lead == 2 {
+            (strides[0], batch) = (steps[0], dims[0]);
+        }
+        Self {
+            data: &data[layout.start_offset().min(data.len())..],
+            channels: dims[lead - 1],
+            batch,
+            strides,
+        }
+    }
+
+    /// Batch times channels.
+    pub fn planes(&self) -> usize {
+        self.batch * self.channels
+    }
+
+    /// The plane at this index of batch and channels.
+    pub fn plane(&self, index: usize) -> Plane<'a, T> {
+        let offset =
+            index / self.channels * self.strides[0] + index % self.channels * self.strides[1];
+        Plane {
+            data: &self.data[offset..],
+            strides: [self.strides[2], self.strides[3], self.strides[4]],
+        }
+    }
+}
+
+/// One plane of a [`View`].
+#[derive(Clone, Copy)]
+pub struct Plane<'a, T> {
+    data: &'a [T],
+    /// Of depth, height and width, in elements.
+    strides: [usize; 3],
+}
+
+impl<'a, T: Copy> Plane<'a, T> {
+    /// The cell at a depth, row and column.
+    pub fn at(&self, [d, h, w]: [usize; 3]) -> T {
+        self.data[d * self.strides[0] + h * self.strides[1] + w * self.strides[2]]
+    }
+
+    /// The cells from a row's start on, and the stride between them.
+    pub fn row(&self, d: usize, h: usize) -> (&'a [T], usize) {
+        (
+            &self.data[d * self.strides[0] + h * self.strides[1]..],
+            self.strides[2],
+        )
+    }
+}

@@ -1,0 +1,35 @@
+//! SoftPool, softmax-weighted pooling, as a fused [candle](https://github.com/huggingface/candle) op in one, two and
+//! three dimensions.
+//!
+//! For a window R, SoftPool (Stergiou, Poppe, Kalliatakis, ICCV 2021, [arXiv 2101.00440](https://arxiv.org/abs/2101.00440))
+//! computes `w_i = exp(β·x_i) / Σ_j exp(β·x_j)` and `y = Σ_i w_i·x_i`.
+//!
+//! ```
+//! use candle_core::{Device, Module, Tensor};
+//! use candle_softpool::{soft_pool2d, SoftPool2d};
+//!
+//! let xs = Tensor::randn(0f32, 1., (1, 64, 112, 112), &Device::Cpu)?;
+//! let ys = soft_pool2d(&xs, 2)?;
+//! assert_eq!(ys.dims(), [1, 64, 56, 56]);
+//!
+//! let pool = SoftPool2d::new(3).stride(2).padding(1);
+//! assert_eq!(ys.apply(&pool)?.dims(), [1, 64, 28, 28]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+#![deny(missing_docs)]
+
+#[doc(hidden)]
+pub mod backend;
+#[doc(hidden)]
+pub mod geometry;
+mod op;
+mod pooling;
+mod unfold;
+
+pub use backend::Gradient;
+pub use geometry::IntoSize;
+pub use pooling::soft::{
+    soft_pool1d, soft_pool1d_with_stride, soft_pool2d, soft_pool2d_with_stride, soft_pool3d,
+    soft_pool3d_with_stride, AdaptiveSoftPool, AdaptiveSoftPool1d, AdaptiveSoftPool2d,
+    AdaptiveSoftPool3d, Implementation, SoftPool, SoftPool1d, SoftPool2d, SoftPool3d,
+};

@@ -1,0 +1,3 @@
+//! The pooling layers, a file each.
+
+pub mod soft;

@@ -113,3 +113,42 @@ fn present(taps: &[Taps], device: &Device) -> Result<Tensor> {
     }
     Ok(all)
 }
+
+/// The windows along one dimension only, the step of a reduction that goes a dimension at a time.
+pub(crate) struct UnfoldedAxis {
+    /// `xs` with dimension `dim` turned into two, outputs and cells; a cell that a window lacks repeats its last.
+    pub cells: Tensor,
+    /// `(outputs, cells, 1…)` in u8: 1 where the window has a cell; `None` where all have.
+    pub present: Option<Tensor>,
+    /// `(outputs, 1…)` in u32: where each window starts; broadcasts over an output of the reduction.
+    pub start: Tensor,
+}
+
+/// Lays the windows along dimension `dim` of `xs` into a dimension `dim + 1`.
+pub(crate) fn unfold_axis(xs: &Tensor, dim: usize, axis: &Axis) -> Result<UnfoldedAxis> {
+    let taps = Taps::of(axis)?;
+    let mut split = xs.dims().to_vec();
+    split.splice(dim..=dim, [taps.outputs, taps.count]);
+    let inner = vec![1; xs.rank() - dim - 1];
+    let cells = if taps.index.len() == axis.input && axis.disjoint() {
+        xs.reshape(split)?
+    } else {
+        let index = Tensor::new(taps.index.as_slice(), xs.device())?;
+        xs.contiguous()?.index_select(&index, dim)?.reshape(split)?
+    };
+    let present = match taps.present.contains(&0) {
+        false => None,
+        true => {
+            let shape = [&[taps.outputs, taps.count], inner.as_slice()].concat();
+            Some(Tensor::from_slice(&taps.present, shape, xs.device())?)
+        }
+    };
+    let starts: Vec<u32> = taps.index.iter().step_by(taps.count).copied().collect();
+    let shape = [&[taps.outputs], inner.as_slice()].concat();
+    let start = Tensor::from_vec(starts, shape, xs.device())?;
+    Ok(UnfoldedAxis {
+        cells,
+        present,
+        start,
+    })
+}

@@ -1,0 +1,110 @@
+//! Max pooling, differentiable at every window.
+
+use super::{sliding_methods, Sliding};
+use crate::geometry::{Geometry, IntoSize};
+use crate::unfold::{select, unfold_axis};
+use candle_core::{bail, Module, Result, Tensor, D as Dim};
+
+/// Max pooling over `D` dimensions, a candle [`Module`]: `y = max x` in each window.
+///
+/// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
+/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
+///
+/// Unlike candle's own `max_pool2d` it pads, has a gradient where windows overlap, and gives a window's gradient to one
+/// cell alone: to the first of its maxima in row-major order, as PyTorch does (on a GPU to any one of them).
+/// A NaN makes the output of its windows NaN, unless a `+inf` comes before it.
+///
+/// ```
+/// use candle_core::{Device, Module, Tensor};
+/// use candle_softpool::MaxPool2d;
+///
+/// let pool = MaxPool2d::new(3).stride(2).padding(1);
+/// let xs = Tensor::randn(0f32, 1., (8, 64, 112, 112), &Device::Cpu)?;
+/// assert_eq!(xs.apply(&pool)?.dims(), [8, 64, 56, 56]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// `forward` gives an error that names the layer, the value and what is allowed for: a kernel, stride or spatial size
+/// of 0, a kernel larger than the padded input, a padding of more than half the kernel, an input of another rank or
+/// dtype, a plane of 2^32 cells or more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MaxPool<const D: usize> {
+    windows: Sliding<D>,
+}
+
+/// [`MaxPool`] of `(N, C, L)`.
+pub type MaxPool1d = MaxPool<1>;
+/// [`MaxPool`] of `(N, C, H, W)`.
+pub type MaxPool2d = MaxPool<2>;
+/// [`MaxPool`] of `(N, C, D, H, W)`.
+pub type MaxPool3d = MaxPool<3>;
+
+impl<const D: usize> MaxPool<D> {
+    const NAME: &'static str = ["MaxPool1d", "MaxPool2d", "MaxPool3d"][D - 1];
+
+    /// Windows of this size, side by side: the stride is the kernel.
+    pub fn new(kernel: impl IntoSize<D>) -> Self {
+        Self {
+            windows: Sliding::new(kernel),
+        }
+    }
+
+    sliding_methods!("They are `−inf`: never the maximum.");
+}
+
+impl<const D: usize> Module for MaxPool<D> {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let geometry = self.windows.geometry(Self::NAME, xs)?;
+        max_pool(Self::NAME, &geometry, xs)
+    }
+}
+
+/// The maximum of every window, gathered from the input so that the gradient goes where the value came from.
+pub(crate) fn max_pool(layer: &str, geometry: &Geometry, xs: &Tensor) -> Result<Tensor> {
+    if u32::try_from(geometry.input_cells()).is_err() {
+        bail!(
+            "{layer}: input of shape {:?} has planes of 2^32 cells or more",
+            xs.dims()
+        );
+    }
+    let output = geometry.output_shape(xs.shape());
+    if output.elem_count() == 0 {
+        return Tensor::zeros(output, xs.dtype(), xs.device());
+    }
+    let lead = xs.rank() - geometry.rank;
+    let planes: usize = xs.dims()[..lead].iter().product();
+    let cells = argmax(geometry, xs)?.reshape((planes, geometry.output_cells()))?;
+    xs.reshape((planes, geometry.input_cells()))?
+        .contiguous()?
+        .gather(&cells, Dim::Minus1)?
+        .reshape(output)
+}
+
+/// For each window the place in its plane of its first maximum, found a dimension at a time.
+fn argmax(geometry: &Geometry, xs: &Tensor) -> Result<Tensor> {
+    let xs = xs.detach();
+    // Comparisons with NaN are false: as +inf it wins.
+    let mut peaks = select(&xs.eq(&xs)?, &xs, f64::INFINITY)?;
+    let mut place: Option<Tensor> = None;
+    let mut stride = 1.0;
+    let axes = &geometry.axes[3 - geometry.rank..];
+    let lead = xs.rank() - geometry.rank;
+    // Innermost first: of equal maxima the outer dimensions then choose the first, as row-major order does.
+    for (d, axis) in axes.iter().enumerate().rev() {
+        let dim = lead + d;
+        let unfolded = unfold_axis(&peaks, dim, axis)?;
+        // A cell that a window lacks repeats one that it has, so no mask is needed.
+        let winner = unfolded.cells.contiguous()?.argmax(dim + 1)?;
+        let index = winner.broadcast_add(&unfolded.start)?;
+        peaks = peaks.contiguous()?.gather(&index, dim)?;
+        let here = index.affine(stride, 0.0)?;
+        place = Some(match place {
+            None => here,
+            Some(inner) => (inner.gather(&index, dim)? + here)?,
+        });
+        stride *= axis.input as f64;
+    }
+    place.map_or_else(|| bail!("pooling needs a dimension"), Ok)
+}

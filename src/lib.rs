@@ -30,10 +30,15 @@ pub use backend::Gradient;
 pub use geometry::IntoSize;
 pub use pooling::average::{AvgPool, AvgPool1d, AvgPool2d, AvgPool3d};
 pub use pooling::choice::{Pooling, Pooling1d, Pooling2d, Pooling3d, PoolingMethod};
+pub use pooling::lip::{Lip, Lip1d, Lip2d, Lip3d};
 pub use pooling::max::{MaxPool, MaxPool1d, MaxPool2d, MaxPool3d};
 pub use pooling::power::{LpPool, LpPool1d, LpPool2d, LpPool3d};
+pub use pooling::s3::{S3Pool, S3Pool1d, S3Pool2d, S3Pool3d};
 pub use pooling::soft::{
     soft_pool1d, soft_pool1d_with_stride, soft_pool2d, soft_pool2d_with_stride, soft_pool3d,
     soft_pool3d_with_stride, AdaptiveSoftPool, AdaptiveSoftPool1d, AdaptiveSoftPool2d,
     AdaptiveSoftPool3d, Implementation, SoftPool, SoftPool1d, SoftPool2d, SoftPool3d,
+};
+pub use pooling::stochastic::{
+    StochasticPool, StochasticPool1d, StochasticPool2d, StochasticPool3d,
 };

@@ -130,7 +130,8 @@ pub(crate) fn unfold_axis(xs: &Tensor, dim: usize, axis: &Axis) -> Result<Unfold
     let mut split = xs.dims().to_vec();
     split.splice(dim..=dim, [taps.outputs, taps.count]);
     let inner = vec![1; xs.rank() - dim - 1];
-    let cells = if taps.index.len() == axis.input && axis.disjoint() {
+    let in_place = (0..axis.input as u32).eq(taps.index.iter().copied());
+    let cells = if in_place {
         xs.reshape(split)?
     } else {
         let index = Tensor::new(taps.index.as_slice(), xs.device())?;

@@ -90,8 +90,9 @@ fn divisor(axis: &Axis, o: usize, count_include_pad: bool) -> usize {
     match count_include_pad {
         false => axis.window(o).len(),
         true => {
-            let left = axis.input + 2 * axis.padding - o * axis.stride;
-            axis.kernel.min(left)
+            let [n, k, s, p, o] =
+                [axis.input, axis.kernel, axis.stride, axis.padding, o].map(|v| v as u128);
+            k.min(n + 2 * p - o * s) as usize
         }
     }
 }

@@ -1,10 +1,15 @@
 //! The choice among the pooling methods, by value or by name.
 
 use super::average::AvgPool;
+use super::lip::Lip;
 use super::max::MaxPool;
+use super::power::LpPool;
+use super::s3::S3Pool;
 use super::soft::SoftPool;
+use super::stochastic::StochasticPool;
 use crate::geometry::IntoSize;
 use candle_core::{bail, Error, Module, ModuleT, Result, Tensor};
+use candle_nn::VarBuilder;
 use std::fmt;
 use std::str::FromStr;
 
@@ -27,11 +32,27 @@ pub enum PoolingMethod {
     Max,
     /// `avg`: [`AvgPool`].
     Avg,
+    /// `lp`: [`LpPool`], with p = 2 unless set.
+    Lp,
+    /// `stochastic`: [`StochasticPool`].
+    Stochastic,
+    /// `s3`: [`S3Pool`].
+    S3,
+    /// `lip`: [`Lip`], which has variables.
+    Lip,
 }
 
 impl PoolingMethod {
     /// All of them, in the order in which they are listed to users.
-    pub const ALL: &'static [Self] = &[Self::Soft, Self::Max, Self::Avg];
+    pub const ALL: &'static [Self] = &[
+        Self::Soft,
+        Self::Max,
+        Self::Avg,
+        Self::Lp,
+        Self::Stochastic,
+        Self::S3,
+        Self::Lip,
+    ];
 
     /// The name that [`FromStr`] reads and [`fmt::Display`] writes.
     pub const fn name(self) -> &'static str {
@@ -39,21 +60,56 @@ impl PoolingMethod {
             Self::Soft => "soft",
             Self::Max => "max",
             Self::Avg => "avg",
+            Self::Lp => "lp",
+            Self::Stochastic => "stochastic",
+            Self::S3 => "s3",
+            Self::Lip => "lip",
         }
     }
 
-    /// The layer of this method with such windows, its other settings at their defaults.
+    /// The layer of this method with such windows, its other settings at their defaults: p = 2, seed 0.
+    ///
+    /// `lip` is an error: it has variables, see [`Self::learned`].
     pub fn pooling<const D: usize>(
         self,
         kernel: impl IntoSize<D>,
         stride: impl IntoSize<D>,
         padding: impl IntoSize<D>,
     ) -> Result<Pooling<D>> {
+        macro_rules! windows {
+            ($layer:expr) => {
+                $layer.stride(stride).padding(padding).into()
+            };
+        }
         Ok(match self {
-            Self::Soft => SoftPool::new(kernel).stride(stride).padding(padding).into(),
-            Self::Max => MaxPool::new(kernel).stride(stride).padding(padding).into(),
-            Self::Avg => AvgPool::new(kernel).stride(stride).padding(padding).into(),
+            Self::Soft => windows!(SoftPool::new(kernel)),
+            Self::Max => windows!(MaxPool::new(kernel)),
+            Self::Avg => windows!(AvgPool::new(kernel)),
+            Self::Lp => windows!(LpPool::new(2.0, kernel)),
+            Self::Stochastic => windows!(StochasticPool::new(kernel)),
+            Self::S3 => windows!(S3Pool::new(kernel)),
+            Self::Lip => bail!(
+                "pooling method \"lip\" has variables: build it with `PoolingMethod::learned`"
+            ),
         })
+    }
+
+    /// [`Self::pooling`] of inputs with so many channels; `lip` takes its variables from `vb`, the others leave it alone.
+    pub fn learned<const D: usize>(
+        self,
+        kernel: impl IntoSize<D>,
+        stride: impl IntoSize<D>,
+        padding: impl IntoSize<D>,
+        channels: usize,
+        vb: VarBuilder,
+    ) -> Result<Pooling<D>> {
+        match self {
+            Self::Lip => {
+                let windows = Lip::new(kernel).stride(stride).padding(padding);
+                Ok(windows.learned(channels, vb)?.into())
+            }
+            other => other.pooling(kernel, stride, padding),
+        }
     }
 }
 
@@ -106,6 +162,14 @@ pub enum Pooling<const D: usize = 2> {
     Max(MaxPool<D>),
     /// Average.
     Avg(AvgPool<D>),
+    /// Power average.
+    Lp(LpPool<D>),
+    /// A cell drawn by its activation.
+    Stochastic(StochasticPool<D>),
+    /// Maxima of stride one, drawn from a grid.
+    S3(S3Pool<D>),
+    /// Sum weighted by learned logits.
+    Lip(Lip<D>),
 }
 
 /// [`Pooling`] of `(N, C, L)`.
@@ -122,27 +186,32 @@ impl<const D: usize> Pooling<D> {
             Self::Soft(_) => PoolingMethod::Soft,
             Self::Max(_) => PoolingMethod::Max,
             Self::Avg(_) => PoolingMethod::Avg,
+            Self::Lp(_) => PoolingMethod::Lp,
+            Self::Stochastic(_) => PoolingMethod::Stochastic,
+            Self::S3(_) => PoolingMethod::S3,
+            Self::Lip(_) => PoolingMethod::Lip,
         }
     }
 }
 
-impl<const D: usize> From<SoftPool<D>> for Pooling<D> {
-    fn from(layer: SoftPool<D>) -> Self {
-        Self::Soft(layer)
-    }
+macro_rules! from_layers {
+    ($($variant:ident($layer:ident)),+) => {$(
+        impl<const D: usize> From<$layer<D>> for Pooling<D> {
+            fn from(layer: $layer<D>) -> Self {
+                Self::$variant(layer)
+            }
+        }
+    )+};
 }
-
-impl<const D: usize> From<MaxPool<D>> for Pooling<D> {
-    fn from(layer: MaxPool<D>) -> Self {
-        Self::Max(layer)
-    }
-}
-
-impl<const D: usize> From<AvgPool<D>> for Pooling<D> {
-    fn from(layer: AvgPool<D>) -> Self {
-        Self::Avg(layer)
-    }
-}
+from_layers!(
+    Soft(SoftPool),
+    Max(MaxPool),
+    Avg(AvgPool),
+    Lp(LpPool),
+    Stochastic(StochasticPool),
+    S3(S3Pool),
+    Lip(Lip)
+);
 
 impl<const D: usize> fmt::Display for Pooling<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -185,6 +254,10 @@ impl<const D: usize> ModuleT for Pooling<D> {
             Self::Soft(layer) => layer.forward_t(xs, train),
             Self::Max(layer) => layer.forward_t(xs, train),
             Self::Avg(layer) => layer.forward_t(xs, train),
+            Self::Lp(layer) => layer.forward_t(xs, train),
+            Self::Stochastic(layer) => layer.forward_t(xs, train),
+            Self::S3(layer) => layer.forward_t(xs, train),
+            Self::Lip(layer) => layer.forward_t(xs, train),
         }
     }
 }

@@ -2,9 +2,13 @@
 
 pub mod average;
 pub mod choice;
+pub mod lip;
 pub mod max;
 pub mod power;
+mod random;
+pub mod s3;
 pub mod soft;
+pub mod stochastic;
 
 use crate::geometry::{Geometry, IntoSize, Windows};
 use candle_core::{bail, DType, Result, Tensor};

@@ -1,0 +1,217 @@
+//! Local importance pooling.
+
+use super::average::sum_pool;
+use super::{compute_dtype, sliding_methods, Sliding};
+use crate::geometry::{Geometry, IntoSize};
+use crate::unfold::unfold;
+use candle_core::{bail, DType, Module, Result, Tensor, D as Dim};
+use candle_nn::{Init, VarBuilder};
+
+/// Local importance pooling over `D` dimensions (Gao, Wang, Wu, "LIP: local importance-based pooling", ICCV 2019,
+/// [arXiv 1908.04156](https://arxiv.org/abs/1908.04156)): `y = Σ softmax(z)·x` in each window, with logits `z = G(x)`.
+///
+/// [`Self::learned`] gives it the paper's simplified logit module, which makes it a candle [`Module`]:
+/// `G(x) = 12·sigmoid(instance_norm(conv(x)))`, the convolution over 3 cells a dimension, without bias, begun at zero,
+/// so that an untrained layer is average pooling. [`Self::forward_with`] takes logits of any origin; with `z = x` the
+/// layer is SoftPool.
+///
+/// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
+/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
+///
+/// Gradients are exact, for the values and for the logits. f16 and bf16 are computed in f32.
+///
+/// ```
+/// use candle_core::{DType, Device, Module, Tensor};
+/// use candle_nn::{VarBuilder, VarMap};
+/// use candle_softpool::Lip2d;
+///
+/// let vars = VarMap::new();
+/// let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+/// let pool = Lip2d::new(3).stride(2).padding(1).learned(16, vb.pp("pool"))?;
+/// let xs = Tensor::randn(0f32, 1., (2, 16, 28, 28), &Device::Cpu)?;
+/// assert_eq!(xs.apply(&pool)?.dims(), [2, 16, 14, 14]);
+///
+/// let importance = xs.sqr()?;
+/// assert_eq!(Lip2d::new(2).forward_with(&xs, &importance)?.dims(), [2, 16, 14, 14]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// An error that names the layer, the value and what is allowed for: `forward` without a logit module, another number
+/// of channels than it was built for, logits of another shape, a kernel, stride or spatial size of 0, a kernel larger
+/// than the padded input, a padding of more than half the kernel, an input of another rank or dtype.
+#[derive(Clone, Debug)]
+pub struct Lip<const D: usize> {
+    windows: Sliding<D>,
+    logits: Option<LogitModule<D>>,
+}
+
+/// [`Lip`] of `(N, C, L)`.
+pub type Lip1d = Lip<1>;
+/// [`Lip`] of `(N, C, H, W)`.
+pub type Lip2d = Lip<2>;
+/// [`Lip`] of `(N, C, D, H, W)`.
+pub type Lip3d = Lip<3>;
+
+impl<const D: usize> Lip<D> {
+    const NAME: &'static str = ["Lip1d", "Lip2d", "Lip3d"][D - 1];
+
+    /// Windows of this size, side by side: the stride is the kernel. There is no logit module yet.
+    pub fn new(kernel: impl IntoSize<D>) -> Self {
+        Self {
+            windows: Sliding::new(kernel),
+            logits: None,
+        }
+    }
+
+    /// With the paper's logit module, its variables named as in the authors' checkpoints: `logit.conv.weight`
+    /// `(C, C, 3…)`, `logit.bn.weight` and `logit.bn.bias` `(C)`.
+    pub fn learned(mut self, channels: usize, vb: VarBuilder) -> Result<Self> {
+        self.logits = Some(LogitModule::new(channels, vb.pp("logit"))?);
+        Ok(self)
+    }
+
+    sliding_methods!("They take no part, neither in the weights nor in the sum.");
+
+    /// Pools `xs` with these logits, of its shape or with a single channel for all.
+    pub fn forward_with(&self, xs: &Tensor, logits: &Tensor) -> Result<Tensor> {
+        let geometry = self.windows.geometry(Self::NAME, xs)?;
+        let channels = xs.rank() - D - 1;
+        let mut shared = xs.dims().to_vec();
+        shared[channels] = 1;
+        if logits.dims() != xs.dims() && logits.dims() != shared {
+            bail!(
+                "{}: logits of shape {:?}, expected that of the input, {:?}, or {shared:?}",
+                Self::NAME,
+                logits.dims(),
+                xs.dims()
+            );
+        }
+        compute_dtype(Self::NAME, logits)?;
+        let output = geometry.output_shape(xs.shape());
+        if output.elem_count() == 0 {
+            return Tensor::zeros(output, xs.dtype(), xs.device());
+        }
+        let dtype = compute_dtype(Self::NAME, xs)?;
+        let (wide, logits) = (xs.to_dtype(dtype)?, logits.to_dtype(dtype)?);
+        softmax_pool(&geometry, &wide, &logits)?.to_dtype(xs.dtype())
+    }
+}
+
+impl<const D: usize> Module for Lip<D> {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let Some(module) = &self.logits else {
+            bail!(
+                "{}: has no logit module: give it one with `learned(channels, vb)`, or logits with `forward_with`",
+                Self::NAME
+            );
+        };
+        let geometry = self.windows.geometry(Self::NAME, xs)?;
+        let channels = xs.dims()[xs.rank() - D - 1];
+        if channels != module.channels {
+            bail!(
+                "{}: input of shape {:?} has {channels} channels, expected {}",
+                Self::NAME,
+                xs.dims(),
+                module.channels
+            );
+        }
+        let output = geometry.output_shape(xs.shape());
+        if output.elem_count() == 0 {
+            return Tensor::zeros(output, xs.dtype(), xs.device());
+        }
+        let wide = xs.to_dtype(compute_dtype(Self::NAME, xs)?)?;
+        // Logits between 0 and 12 need no shift, so the sums go a dimension at a time.
+        let weights = module.forward(&wide)?.exp()?;
+        let total = sum_pool(&geometry, &weights)?;
+        let ys = (sum_pool(&geometry, &(weights * wide)?)? / total)?;
+        ys.to_dtype(xs.dtype())
+    }
+}
+
+/// `Σ softmax(z)·x` in every window, shifted by its largest logit.
+fn softmax_pool(geometry: &Geometry, xs: &Tensor, logits: &Tensor) -> Result<Tensor> {
+    let logits = unfold(logits, geometry)?.filled(f64::NEG_INFINITY)?;
+    let peak = logits.max_keepdim(Dim::Minus1)?.detach();
+    let weights = logits.broadcast_sub(&peak)?.exp()?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(Dim::Minus1)?)?;
+    unfold(xs, geometry)?
+        .filled(0.0)?
+        .broadcast_mul(&weights)?
+        .sum(Dim::Minus1)
+}
+
+/// `12·sigmoid(instance_norm(conv(x)))`: the authors' "simplified LIP".
+#[derive(Clone, Debug)]
+struct LogitModule<const D: usize> {
+    channels: usize,
+    /// `(C, C, 3…)`, as it is stored: a copy in another order would miss what training changes.
+    conv: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+}
+
+impl<const D: usize> LogitModule<D> {
+    /// Logits stay below this, so that no cell outweighs another by more than `e^12`.
+    const GATE: f64 = 12.0;
+    /// PyTorch's default for instance normalisation.
+    const EPSILON: f64 = 1e-5;
+
+    fn new(channels: usize, vb: VarBuilder) -> Result<Self> {
+        let mut shape = vec![channels, channels];
+        shape.extend([3; D]);
+        let conv = vb.get_with_hints(shape, "conv.weight", Init::Const(0.0))?;
+        Ok(Self {
+            channels,
+            conv,
+            scale: vb.get_with_hints(channels, "bn.weight", Init::Const(1.0))?,
+            bias: vb.get_with_hints(channels, "bn.bias", Init::Const(0.0))?,
+        })
+    }
+
+    /// Convolution with padding one, a matrix product a tap: candle has none in three dimensions.
+    fn convolve(&self, xs: &Tensor) -> Result<Tensor> {
+        let first = xs.rank() - D;
+        let sizes = &xs.dims()[first..];
+        let mut padded = xs.clone();
+        for d in 0..D {
+            padded = padded.pad_with_zeros(first + d, 1, 1)?;
+        }
+        let batch: usize = xs.dims()[..first - 1].iter().product();
+        let taps = self
+            .conv
+            .to_dtype(xs.dtype())?
+            .flatten_from(2)?
+            .permute((2, 0, 1))?;
+        let mut sum: Option<Tensor> = None;
+        for tap in 0..3usize.pow(D as u32) {
+            let mut cells = padded.clone();
+            for (d, &size) in sizes.iter().enumerate() {
+                let offset = tap / 3usize.pow((D - 1 - d) as u32) % 3;
+                cells = cells.narrow(first + d, offset, size)?;
+            }
+            let cells = cells.reshape((batch, self.channels, ()))?;
+            let part = taps.get(tap)?.broadcast_matmul(&cells)?;
+            sum = Some(match sum {
+                None => part,
+                Some(sum) => (sum + part)?,
+            });
+        }
+        sum.map_or_else(|| bail!("a convolution needs a tap"), Ok)
+    }
+}
+
+impl<const D: usize> Module for LogitModule<D> {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let maps = self.convolve(xs)?;
+        let maps = maps.broadcast_sub(&maps.mean_keepdim(Dim::Minus1)?)?;
+        let variance = maps.sqr()?.mean_keepdim(Dim::Minus1)?;
+        let maps = maps.broadcast_div(&(variance + Self::EPSILON)?.sqrt()?)?;
+        let column = |xs: &Tensor, dtype: DType| xs.to_dtype(dtype)?.reshape((self.channels, 1));
+        let maps = maps
+            .broadcast_mul(&column(&self.scale, xs.dtype())?)?
+            .broadcast_add(&column(&self.bias, xs.dtype())?)?;
+        (candle_nn::ops::sigmoid(&maps)? * Self::GATE)?.reshape(xs.shape())
+    }
+}

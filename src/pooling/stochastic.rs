@@ -1,0 +1,144 @@
+//! Stochastic pooling.
+
+use super::random::Draws;
+use super::{compute_dtype, sliding_methods, Sliding};
+use crate::geometry::IntoSize;
+use crate::unfold::{select, unfold};
+use candle_core::{DType, ModuleT, Result, Tensor, D as Dim};
+use rand_chacha::rand_core::RngCore;
+
+/// Stochastic pooling over `D` dimensions, a candle [`ModuleT`] (Zeiler and Fergus, "Stochastic pooling for
+/// regularization of deep convolutional neural networks", ICLR 2013, [arXiv 1301.3557](https://arxiv.org/abs/1301.3557)).
+///
+/// With probabilities `p_i = x_i / Σ x` in each window, training draws one cell, `y = x_l` with `l ~ p`, and its
+/// gradient goes to that cell; evaluation gives the expectation `y = Σ p_i·x_i`, with the exact derivative.
+/// The paper has activations that are not negative: negative ones have probability 0 here, and in a window without a
+/// positive one all cells are equally likely.
+///
+/// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
+/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
+///
+/// Equal seeds give equal sequences of training passes; a clone goes on from where the original is.
+///
+/// ```
+/// use candle_core::{Device, ModuleT, Tensor};
+/// use candle_softpool::StochasticPool1d;
+///
+/// let xs = Tensor::new(&[[[1f32, 3., 0., 5.]]], &Device::Cpu)?;
+/// let pool = StochasticPool1d::new(2).seed(7);
+/// assert_eq!(xs.apply_t(&pool, false)?.to_vec3::<f32>()?, [[[2.5, 5.0]]]);
+/// let drawn = xs.apply_t(&pool, true)?.to_vec3::<f32>()?;
+/// assert!([1.0, 3.0].contains(&drawn[0][0][0]) && drawn[0][0][1] == 5.0);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// `forward_t` gives an error that names the layer, the value and what is allowed for: a kernel, stride or spatial size
+/// of 0, a kernel larger than the padded input, a padding of more than half the kernel, an input of another rank or dtype.
+#[derive(Clone, Debug)]
+pub struct StochasticPool<const D: usize> {
+    windows: Sliding<D>,
+    draws: Draws,
+}
+
+/// [`StochasticPool`] of `(N, C, L)`.
+pub type StochasticPool1d = StochasticPool<1>;
+/// [`StochasticPool`] of `(N, C, H, W)`.
+pub type StochasticPool2d = StochasticPool<2>;
+/// [`StochasticPool`] of `(N, C, D, H, W)`.
+pub type StochasticPool3d = StochasticPool<3>;
+
+impl<const D: usize> StochasticPool<D> {
+    const NAME: &'static str = ["StochasticPool1d", "StochasticPool2d", "StochasticPool3d"][D - 1];
+
+    /// Windows of this size, side by side: the stride is the kernel. The seed is 0.
+    pub fn new(kernel: impl IntoSize<D>) -> Self {
+        Self {
+            windows: Sliding::new(kernel),
+            draws: Draws::new(0),
+        }
+    }
+
+    /// The seed of the training passes, 0 by default; starts their sequence anew.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.draws = Draws::new(seed);
+        self
+    }
+
+    sliding_methods!("They are never drawn and have no weight.");
+
+    /// Evaluation: [`ModuleT::forward_t`] with `train` false.
+    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.forward_t(xs, false)
+    }
+}
+
+impl<const D: usize> ModuleT for StochasticPool<D> {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        let geometry = self.windows.geometry(Self::NAME, xs)?;
+        let output = geometry.output_shape(xs.shape());
+        if output.elem_count() == 0 {
+            return Tensor::zeros(output, xs.dtype(), xs.device());
+        }
+        let wide = xs.to_dtype(compute_dtype(Self::NAME, xs)?)?;
+        let windows = unfold(&wide, &geometry)?;
+        let cells = windows.filled(0.0)?;
+        let equal = match &windows.present {
+            None => cells.ones_like()?,
+            Some(present) => present
+                .to_dtype(wide.dtype())?
+                .broadcast_as(cells.shape())?,
+        };
+        let ys = match train {
+            true => {
+                let weights = weights(&cells.detach(), &equal)?;
+                let uniform = uniform(&self.draws, output.elem_count());
+                let uniform = Tensor::from_vec(uniform, (output.elem_count(), 1), xs.device())?;
+                cells
+                    .gather(&draw(&weights, &uniform)?, Dim::Minus1)?
+                    .squeeze(Dim::Minus1)?
+            }
+            false => {
+                let weights = weights(&cells, &equal)?;
+                let total = weights.sum_keepdim(Dim::Minus1)?;
+                (weights.broadcast_div(&total)? * cells)?.sum(Dim::Minus1)?
+            }
+        };
+        ys.to_dtype(xs.dtype())
+    }
+}
+
+/// The positive parts of the cells, or `equal` weights in a window without any.
+fn weights(cells: &Tensor, equal: &Tensor) -> Result<Tensor> {
+    // Not `relu`, which would turn NaN into 0.
+    let positive = select(&cells.le(0.0)?.eq(0u8)?, cells, 0.0)?;
+    let total = positive.sum_keepdim(Dim::Minus1)?;
+    let any = total.ne(0.0)?.broadcast_as(cells.shape())?;
+    any.where_cond(&positive, equal)
+}
+
+/// The index of one cell a window: the first whose cumulative weight exceeds a uniform share of the total.
+fn draw(weights: &Tensor, uniform: &Tensor) -> Result<Tensor> {
+    let shape = weights.dims();
+    let cells = shape[shape.len() - 1];
+    let ones = Tensor::triu2(cells, weights.dtype(), weights.device())?;
+    let sums = weights.reshape(((), cells))?.matmul(&ones)?;
+    let total = sums.narrow(1, cells - 1, 1)?;
+    let target = uniform.to_dtype(weights.dtype())?.mul(&total)?;
+    let index = sums
+        .broadcast_le(&target)?
+        .to_dtype(DType::U32)?
+        .sum_keepdim(1)?;
+    let mut one = shape.to_vec();
+    one[shape.len() - 1] = 1;
+    index.clamp(0u32, (cells - 1) as u32)?.reshape(one)
+}
+
+/// Multiples of 2^-23 in `[0, 1)`: times a total in f32 they stay below it.
+fn uniform(draws: &Draws, count: usize) -> Vec<f32> {
+    let mut rng = draws.next_pass();
+    (0..count)
+        .map(|_| (rng.next_u32() >> 9) as f32 / (1u32 << 23) as f32)
+        .collect()
+}

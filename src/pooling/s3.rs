@@ -115,8 +115,8 @@ impl<const D: usize> ModuleT for S3Pool<D> {
         }
         let mut rng = self.draws.next_pass();
         let mut ys = peaks;
-        for d in 0..D {
-            let rows = rows(&mut rng, &sparse.axes[first + d], grid[d]);
+        for (d, &grid) in grid.iter().enumerate() {
+            let rows = rows(&mut rng, &sparse.axes[first + d], grid);
             let rows = Tensor::new(rows.as_slice(), xs.device())?;
             ys = ys.contiguous()?.index_select(&rows, xs.rank() - D + d)?;
         }

@@ -689,3 +689,17 @@ fn lip_begins_as_the_average_and_learns() -> Result<()> {
     assert!(losses[59] < 0.5 * losses[0], "{losses:?}");
     Ok(())
 }
+
+proptest! {
+    /// Without a gradient to keep, the average goes through candle's own kernel where that can.
+    #[test]
+    fn avg_is_the_same_with_and_without_gradient(
+        h in 3usize..12, w in 3usize..12, k in 1usize..4, s in 1usize..4, ceil_mode: bool,
+    ) {
+        let xs = Var::randn(0f64, 1., (2, 3, h, w), &CPU).unwrap();
+        let layer = AvgPool2d::new(k).stride(s).ceil_mode(ceil_mode);
+        let tracked = layer.forward(&xs).unwrap();
+        close(&layer.forward(&xs.as_detached_tensor()).unwrap(), &tracked, 1e-12);
+        prop_assert!(tracked.sum_all().unwrap().backward().unwrap().get(&xs).is_some());
+    }
+}

@@ -170,20 +170,32 @@ impl<const D: usize> LogitModule<D> {
         })
     }
 
-    /// Convolution with padding one, a matrix product a tap: candle has none in three dimensions.
+    /// Convolution with padding one, to `(N, C, cells)`.
     fn convolve(&self, xs: &Tensor) -> Result<Tensor> {
+        let conv = self.conv.to_dtype(xs.dtype())?;
         let first = xs.rank() - D;
+        let batched = match xs.rank() == D + 1 {
+            true => xs.unsqueeze(0)?,
+            false => xs.clone(),
+        };
+        let maps = match D {
+            1 => batched.contiguous()?.conv1d(&conv, 1, 1, 1, 1)?,
+            2 => batched.contiguous()?.conv2d(&conv, 1, 1, 1, 1)?,
+            _ => return Self::convolve_by_taps(xs, &conv, first),
+        };
+        maps.flatten_from(2)
+    }
+
+    /// A matrix product a tap: candle has no convolution in three dimensions.
+    fn convolve_by_taps(xs: &Tensor, conv: &Tensor, first: usize) -> Result<Tensor> {
+        let channels = conv.dim(0)?;
         let sizes = &xs.dims()[first..];
         let mut padded = xs.clone();
         for d in 0..D {
             padded = padded.pad_with_zeros(first + d, 1, 1)?;
         }
         let batch: usize = xs.dims()[..first - 1].iter().product();
-        let taps = self
-            .conv
-            .to_dtype(xs.dtype())?
-            .flatten_from(2)?
-            .permute((2, 0, 1))?;
+        let taps = conv.flatten_from(2)?.permute((2, 0, 1))?;
         let mut sum: Option<Tensor> = None;
         for tap in 0..3usize.pow(D as u32) {
             let mut cells = padded.clone();
@@ -191,7 +203,7 @@ impl<const D: usize> LogitModule<D> {
                 let offset = tap / 3usize.pow((D - 1 - d) as u32) % 3;
                 cells = cells.narrow(first + d, offset, size)?;
             }
-            let cells = cells.reshape((batch, self.channels, ()))?;
+            let cells = cells.reshape((batch, channels, ()))?;
             let part = taps.get(tap)?.broadcast_matmul(&cells)?;
             sum = Some(match sum {
                 None => part,

@@ -117,7 +117,7 @@ impl Axis {
     }
 
     fn adaptive(input: usize, output: usize) -> Self {
-        let divides = input % output == 0;
+        let divides = input.is_multiple_of(output);
         let mut axis = Self {
             input,
             output,

@@ -2,6 +2,7 @@
 
 mod direct;
 mod element;
+mod simd;
 mod view;
 
 pub use element::Element;

@@ -1,44 +1,121 @@
-//! The dtypes that can be pooled.
+//! The dtypes that can be pooled, and those that they are computed in.
 
+use super::simd::Real;
 use candle_core::WithDType;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// A floating-point dtype: f16, bf16, f32 or f64.
 pub trait Element: WithDType + Default {
+    /// The dtype of the arithmetic.
+    type Compute: Real;
+
     /// The largest finite value.
     const MAX: f64;
 
     /// One rounding to the dtype.
     fn round(v: f64) -> Self;
+
+    /// The cells in the dtype of the arithmetic; `scratch` holds them where that is another.
+    fn widen<'a>(
+        cells: &'a [Self],
+        scratch: &'a mut Vec<Self::Compute>,
+    ) -> &'a [Self::Compute];
+
+    /// One rounding to the dtype, of slices of one length.
+    fn narrow(values: &[Self::Compute], cells: &mut [Self]);
 }
 
-macro_rules! element {
-    ($t:ty, $round:expr) => {
+macro_rules! computed_in_itself {
+    ($t:ty) => {
         impl Element for $t {
+            type Compute = $t;
             const MAX: f64 = <$t>::MAX as f64;
 
             fn round(v: f64) -> Self {
-                $round(v)
+                v as $t
+            }
+            #[inline(always)]
+            fn widen<'a>(cells: &'a [Self], _scratch: &'a mut Vec<Self>) -> &'a [Self] {
+                cells
+            }
+            #[inline(always)]
+            fn narrow(values: &[Self], cells: &mut [Self]) {
+                cells.copy_from_slice(values);
             }
         }
     };
 }
 
-element!(f32, |v| v as f32);
-element!(f64, |v| v);
+macro_rules! computed_in_f32 {
+    ($t:ty, $widen:expr, $narrow:expr) => {
+        impl Element for $t {
+            type Compute = f32;
+            const MAX: f64 = <$t>::MAX.to_f64_const();
 
-impl Element for f16 {
-    const MAX: f64 = f16::MAX.to_f64_const();
+            fn round(v: f64) -> Self {
+                <$t>::from_f64(v)
+            }
+            #[inline(always)]
+            fn widen<'a>(cells: &'a [Self], scratch: &'a mut Vec<f32>) -> &'a [f32] {
+                if scratch.len() < cells.len() {
+                    scratch.resize(cells.len(), 0.0);
+                }
+                let values = &mut scratch[..cells.len()];
+                $widen(cells, values);
+                values
+            }
+            #[inline(always)]
+            fn narrow(values: &[f32], cells: &mut [Self]) {
+                $narrow(values, cells);
+            }
+        }
+    };
+}
 
-    fn round(v: f64) -> Self {
-        f16::from_f64(v)
+computed_in_itself!(f32);
+computed_in_itself!(f64);
+computed_in_f32!(
+    f16,
+    |cells: &[f16], values: &mut [f32]| cells.convert_to_f32_slice(values),
+    |values: &[f32], cells: &mut [f16]| cells.convert_from_f32_slice(values)
+);
+computed_in_f32!(bf16, widen_bf16, narrow_bf16);
+
+#[inline(always)]
+fn widen_bf16(cells: &[bf16], values: &mut [f32]) {
+    for (value, cell) in values.iter_mut().zip(cells) {
+        *value = f32::from_bits(u32::from(cell.to_bits()) << 16);
     }
 }
 
-impl Element for bf16 {
-    const MAX: f64 = bf16::MAX.to_f64_const();
+/// Rounds to nearest, ties to even; written without branches, so that it is vectorised.
+#[inline(always)]
+fn narrow_bf16(values: &[f32], cells: &mut [bf16]) {
+    for (cell, value) in cells.iter_mut().zip(values) {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        // Rounding could carry a NaN's payload into another number.
+        let quiet = bits >> 16 | 0x40;
+        let nan = bits & 0x7fff_ffff > 0x7f80_0000;
+        *cell = bf16::from_bits(if nan { quiet } else { rounded } as u16);
+    }
+}
 
-    fn round(v: f64) -> Self {
-        bf16::from_f64(v)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_as_half_does() {
+        for high in 0..=u16::MAX {
+            for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let value = f32::from_bits(u32::from(high) << 16 | low);
+                let mut cell = [bf16::ZERO];
+                narrow_bf16(&[value], &mut cell);
+                let expected = bf16::from_f32(value);
+                assert!(cell[0] == expected || cell[0].is_nan() && expected.is_nan());
+            }
+        }
     }
 }

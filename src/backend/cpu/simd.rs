@@ -11,7 +11,8 @@ pub trait Real:
     + Send
     + Sync
     + 'static
-    + std::ops::Neg<Output = Self>
+    + std::ops::Add<Output = Self>
+    + std::ops::Mul<Output = Self>
     + std::ops::Sub<Output = Self>
 {
     /// A vector of as many lanes as the instruction set has.

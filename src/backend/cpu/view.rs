@@ -1,6 +1,7 @@
 //! A tensor's cells with their strides, seen as planes of depth, height and width.
 
 use candle_core::Layout;
+use std::ops::Range;
 
 /// A strided tensor of shape `(N, C, spatial…)` or `(C, spatial…)`.
 #[derive(Clone, Copy)]
@@ -62,11 +63,32 @@ impl<'a, T: Copy> Plane<'a, T> {
         self.data[d * self.strides[0] + h * self.strides[1] + w * self.strides[2]]
     }
 
-    /// The cells from a row's start on, and the stride between them.
-    pub fn row(&self, d: usize, h: usize) -> (&'a [T], usize) {
-        (
-            &self.data[d * self.strides[0] + h * self.strides[1]..],
-            self.strides[2],
-        )
+    /// The cells of a row in these columns; `gathered` holds them where they do not lie side by side.
+    #[inline(always)]
+    pub fn cells<'b>(
+        &self,
+        d: usize,
+        h: usize,
+        columns: &Range<usize>,
+        gathered: &'b mut Vec<T>,
+    ) -> &'b [T]
+    where
+        'a: 'b,
+    {
+        let start = d * self.strides[0] + h * self.strides[1] + columns.start * self.strides[2];
+        match self.strides[2] {
+            1 => &self.data[start..start + columns.len()],
+            0 => {
+                gathered.clear();
+                gathered.resize(columns.len(), self.data[start]);
+                gathered
+            }
+            stride => {
+                gathered.clear();
+                let cells = self.data[start..].iter().step_by(stride);
+                gathered.extend(cells.take(columns.len()));
+                gathered
+            }
+        }
     }
 }

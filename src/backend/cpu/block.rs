@@ -138,11 +138,8 @@ impl<T: Element> Block<T> {
             let (mut sum, mut below) = (zero, zero);
             for &tap in &self.taps {
                 let x = vector::<S, _>(&self.cells, tap + i * width);
-                let t = <T::Compute as Real>::mul(
-                    simd,
-                    scale,
-                    <T::Compute as Real>::sub(simd, x, m),
-                );
+                let t =
+                    <T::Compute as Real>::mul(simd, scale, <T::Compute as Real>::sub(simd, x, m));
                 let t = <T::Compute as Real>::at_least(simd, floor, t);
                 let e = <T::Compute as Real>::exp2(simd, t);
                 sum = <T::Compute as Real>::add(simd, sum, e);
@@ -192,14 +189,10 @@ impl<T: Element> Block<T> {
         let cells = <T::Compute as Real>::vectors::<S>(cells).iter();
         let lanes = <T::Compute as Real>::vectors_mut::<S>(lanes).iter_mut();
         for ((lane, x), ((m, mean), share)) in lanes.zip(cells).zip(windows) {
-            let t =
-                <T::Compute as Real>::mul(simd, scale, <T::Compute as Real>::sub(simd, *x, *m));
+            let t = <T::Compute as Real>::mul(simd, scale, <T::Compute as Real>::sub(simd, *x, *m));
             let t = <T::Compute as Real>::at_least(simd, floor, t);
-            let mut part = <T::Compute as Real>::mul(
-                simd,
-                <T::Compute as Real>::exp2(simd, t),
-                *share,
-            );
+            let mut part =
+                <T::Compute as Real>::mul(simd, <T::Compute as Real>::exp2(simd, t), *share);
             if gradient == Gradient::Exact {
                 let above = <T::Compute as Real>::sub(simd, t, *mean);
                 let slope = <T::Compute as Real>::mul_add(simd, above, ln_2, one);

@@ -99,18 +99,6 @@ fn finish<T: Element>(y: f64, nan_to_num: bool) -> T {
     }
 }
 
-/// The outputs of a plane.
-pub fn forward_plane<T: Element>(
-    plane: Plane<'_, T>,
-    geometry: &Geometry,
-    weighting: Weighting,
-    out: &mut [T],
-) {
-    for (index, y) in out.iter_mut().enumerate() {
-        *y = window(plane, geometry, weighting, geometry.output_at(index));
-    }
-}
-
 /// The gradient of the input cell `i`.
 pub fn cell<T: Element>(
     plane: Plane<'_, T>,
@@ -153,20 +141,5 @@ fn slope(gradient: Gradient, beta: f64, x: f64, y: f64) -> f64 {
     match gradient {
         Gradient::Paper => 1.0,
         Gradient::Exact => 1.0 + 2.0 * beta * (x / 2.0 - y / 2.0),
-    }
-}
-
-/// The gradient of a plane's input.
-pub fn backward_plane<T: Element>(
-    plane: Plane<'_, T>,
-    grad: Plane<'_, T>,
-    geometry: &Geometry,
-    weighting: Weighting,
-    gradient: Gradient,
-    out: &mut [T],
-) {
-    for (index, dx) in out.iter_mut().enumerate() {
-        let i = geometry.input_at(index);
-        *dx = cell(plane, grad, geometry, weighting, gradient, i);
     }
 }

@@ -17,10 +17,7 @@ pub trait Element: WithDType + Default {
     fn round(v: f64) -> Self;
 
     /// The cells in the dtype of the arithmetic; `scratch` holds them where that is another.
-    fn widen<'a>(
-        cells: &'a [Self],
-        scratch: &'a mut Vec<Self::Compute>,
-    ) -> &'a [Self::Compute];
+    fn widen<'a>(cells: &'a [Self], scratch: &'a mut Vec<Self::Compute>) -> &'a [Self::Compute];
 
     /// One rounding to the dtype, of slices of one length.
     fn narrow(values: &[Self::Compute], cells: &mut [Self]);

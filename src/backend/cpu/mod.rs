@@ -1,8 +1,13 @@
-//! The CPU backend: whole planes and bands of rows in parallel, vectorised for the machine at run time.
+//! The CPU backend: tiles of the output on all threads, vectorised for the machine at run time.
 
+mod backward;
+mod block;
 mod direct;
 mod element;
+mod forward;
+mod lanes;
 mod simd;
+mod tiles;
 mod view;
 
 pub use element::Element;
@@ -11,6 +16,13 @@ pub use view::View;
 use super::{Gradient, Weighting};
 use crate::geometry::Geometry;
 use candle_core::Result;
+use pulp::Arch;
+use tiles::Tiling;
+
+/// The most cells of an output tile: few enough to balance threads, enough to pay for handing them out.
+const FORWARD_TILE: usize = 16 << 10;
+/// The most cells of an input tile, whose sums a core's second cache holds.
+const BACKWARD_TILE: usize = 32 << 10;
 
 /// SoftPool of every plane of `input`, contiguous.
 pub fn forward<T: Element>(
@@ -19,9 +31,29 @@ pub fn forward<T: Element>(
     weighting: Weighting,
 ) -> Result<Vec<T>> {
     let mut output = allocate(input.planes(), geometry.output_cells())?;
-    for (plane, out) in output.chunks_exact_mut(geometry.output_cells()).enumerate() {
-        direct::forward_plane(input.plane(plane), geometry, weighting, out);
-    }
+    let tiling = Tiling {
+        planes: input.planes(),
+        rows: geometry.axes[0].output * geometry.axes[1].output,
+        columns: geometry.axes[2].output,
+        most: FORWARD_TILE,
+        least_rows: 1,
+    };
+    let vectorised = block::covers::<T::Compute>(geometry, weighting);
+    let arch = Arch::new();
+    tiling.run(&mut output, |block, tile, output| {
+        let forward = forward::Forward {
+            input,
+            geometry,
+            weighting,
+            block,
+            tile,
+            output,
+        };
+        match vectorised {
+            true => arch.dispatch(forward),
+            false => forward.direct(),
+        }
+    });
     Ok(output)
 }
 
@@ -34,16 +66,31 @@ pub fn backward<T: Element>(
     gradient: Gradient,
 ) -> Result<Vec<T>> {
     let mut output = allocate(input.planes(), geometry.input_cells())?;
-    for (plane, out) in output.chunks_exact_mut(geometry.input_cells()).enumerate() {
-        direct::backward_plane(
-            input.plane(plane),
-            grad.plane(plane),
+    let tiling = Tiling {
+        planes: input.planes(),
+        rows: geometry.axes[0].input * geometry.axes[1].input,
+        columns: geometry.axes[2].input,
+        most: BACKWARD_TILE,
+        least_rows: 4 * geometry.axes[1].kernel.min(geometry.axes[1].input),
+    };
+    let vectorised = block::covers::<T::Compute>(geometry, weighting);
+    let arch = Arch::new();
+    tiling.run(&mut output, |scratch, tile, output| {
+        let mut backward = backward::Backward {
+            input,
+            grad,
             geometry,
             weighting,
             gradient,
-            out,
-        );
-    }
+            scratch,
+            tile,
+            output,
+        };
+        match vectorised {
+            true => arch.dispatch(backward),
+            false => backward.direct(),
+        }
+    });
     Ok(output)
 }
 

@@ -14,6 +14,7 @@ pub trait Real:
     + std::ops::Add<Output = Self>
     + std::ops::Mul<Output = Self>
     + std::ops::Sub<Output = Self>
+    + std::ops::Div<Output = Self>
 {
     /// A vector of as many lanes as the instruction set has.
     type V<S: Simd>: Copy;
@@ -61,6 +62,13 @@ pub trait Real:
     fn from_f64(v: f64) -> Self;
     /// The same value.
     fn to_f64(self) -> f64;
+}
+
+/// Whether no value is infinite or NaN; without a branch a value, so that it is vectorised.
+#[inline(always)]
+pub fn all_finite<T: Real>(values: &[T]) -> bool {
+    let finite = |v: &T| (*v - *v == T::default()) as u8;
+    values.iter().map(finite).fold(1, |all, v| all & v) == 1
 }
 
 /// Horner's rule, the highest coefficient first.
@@ -156,9 +164,25 @@ macro_rules! real {
 }
 
 real!(
-    f32, f32s, F32_LANES, 1e-30, -127.0,
-    as_simd_f32s, as_mut_simd_f32s, splat_f32s, add_f32s, sub_f32s, mul_f32s, div_f32s, mul_add_e_f32s,
-    max_f32s, less_than_f32s, select_f32s, equal_f32s, reduce_sum_f32s, reduce_max_f32s,
+    f32,
+    f32s,
+    F32_LANES,
+    1e-30,
+    -127.0,
+    as_simd_f32s,
+    as_mut_simd_f32s,
+    splat_f32s,
+    add_f32s,
+    sub_f32s,
+    mul_f32s,
+    div_f32s,
+    mul_add_e_f32s,
+    max_f32s,
+    less_than_f32s,
+    select_f32s,
+    equal_f32s,
+    reduce_sum_f32s,
+    reduce_max_f32s,
     fn exp2<S: Simd>(simd: S, t: S::f32s) -> S::f32s {
         // Adding this rounds to an integer, whose biased exponent then stands in the lowest bits.
         let round = simd.splat_f32s(12_582_912.0 + 127.0);
@@ -167,17 +191,40 @@ real!(
         let power = simd.wrapping_dyn_shl_u32s(cast(rounded), simd.splat_u32s(23));
         // Remez, relative error 7.5e-8 on [−1/2, 1/2].
         let p = horner!(
-            f32, simd, f,
-            0.001_327_647_2, 0.009_675_541, 0.055_507_13, 0.240_221_2, 0.693_146_94, 1.000_000_1
+            f32,
+            simd,
+            f,
+            0.001_327_647_2,
+            0.009_675_541,
+            0.055_507_13,
+            0.240_221_2,
+            0.693_146_94,
+            1.000_000_1
         );
         simd.mul_f32s(p, cast(power))
     }
 );
 
 real!(
-    f64, f64s, F64_LANES, 1e-290, -1023.0,
-    as_simd_f64s, as_mut_simd_f64s, splat_f64s, add_f64s, sub_f64s, mul_f64s, div_f64s, mul_add_e_f64s,
-    max_f64s, less_than_f64s, select_f64s, equal_f64s, reduce_sum_f64s, reduce_max_f64s,
+    f64,
+    f64s,
+    F64_LANES,
+    1e-290,
+    -1023.0,
+    as_simd_f64s,
+    as_mut_simd_f64s,
+    splat_f64s,
+    add_f64s,
+    sub_f64s,
+    mul_f64s,
+    div_f64s,
+    mul_add_e_f64s,
+    max_f64s,
+    less_than_f64s,
+    select_f64s,
+    equal_f64s,
+    reduce_sum_f64s,
+    reduce_max_f64s,
     fn exp2<S: Simd>(simd: S, t: S::f64s) -> S::f64s {
         let round = simd.splat_f64s(6_755_399_441_055_744.0 + 1023.0);
         let rounded = simd.add_f64s(t, round);
@@ -188,12 +235,23 @@ real!(
         }
         // Taylor, (ln 2)^n/n!: the first term left out is 4e-18.
         let p = horner!(
-            f64, simd, f,
-            1.369_148_885_390_412_8e-12, 2.567_843_599_348_820_5e-11, 4.445_538_271_870_811e-10,
-            7.054_911_620_801_123e-9, 1.017_808_600_923_97e-7, 1.321_548_679_014_430_9e-6,
-            1.525_273_380_405_984e-5, 1.540_353_039_338_161e-4, 1.333_355_814_642_844_3e-3,
-            9.618_129_107_628_477e-3, 5.550_410_866_482_158e-2, 2.402_265_069_591_007e-1,
-            std::f64::consts::LN_2, 1.0
+            f64,
+            simd,
+            f,
+            1.369_148_885_390_412_8e-12,
+            2.567_843_599_348_820_5e-11,
+            4.445_538_271_870_811e-10,
+            7.054_911_620_801_123e-9,
+            1.017_808_600_923_97e-7,
+            1.321_548_679_014_430_9e-6,
+            1.525_273_380_405_984e-5,
+            1.540_353_039_338_161e-4,
+            1.333_355_814_642_844_3e-3,
+            9.618_129_107_628_477e-3,
+            5.550_410_866_482_158e-2,
+            2.402_265_069_591_007e-1,
+            std::f64::consts::LN_2,
+            1.0
         );
         simd.mul_f64s(p, cast(power))
     }

@@ -1,0 +1,211 @@
+//! The gradient of a tile of the input: every window that reaches into it adds its part, in a fixed order.
+
+use super::block::{self, grow, Block, Temperature, Windows};
+use super::element::Element;
+use super::lanes::Lanes;
+use super::tiles::{pieces, Tile};
+use super::view::View;
+use super::{direct, simd};
+use crate::backend::{Gradient, Weighting};
+use crate::geometry::Geometry;
+use pulp::{Simd, WithSimd};
+use std::ops::Range;
+
+/// The work on one tile.
+pub struct Backward<'a, T: Element> {
+    pub input: View<'a, T>,
+    pub grad: View<'a, T>,
+    pub geometry: &'a Geometry,
+    pub weighting: Weighting,
+    pub gradient: Gradient,
+    pub scratch: &'a mut Scratch<T>,
+    pub tile: &'a Tile,
+    pub output: &'a mut [T],
+}
+
+/// What tiles need besides their output; reused from tile to tile.
+#[derive(Default)]
+pub struct Scratch<T: Element> {
+    block: Block<T>,
+    gathered: Vec<T>,
+    widened: Vec<T::Compute>,
+    /// The incoming gradient over the windows' totals.
+    share: Vec<T::Compute>,
+    /// The tile's gradient: phase after phase of row after row.
+    sums: Vec<T::Compute>,
+    /// A row of it.
+    row: Vec<T::Compute>,
+}
+
+impl<T: Element> WithSimd for Backward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        if !self.vectorised(simd) {
+            self.direct();
+        }
+    }
+}
+
+impl<T: Element> Backward<'_, T> {
+    /// The whole tile, unless it meets values that are not finite; then false.
+    #[inline(always)]
+    fn vectorised<S: Simd>(&mut self, simd: S) -> bool {
+        let [depths, heights, columns] = self.windows();
+        let (geometry, tile) = (self.geometry, self.tile);
+        let lanes = Lanes::new(geometry.axes[2]);
+        let temperature = Temperature::new(self.weighting.beta);
+        let width = block::width(geometry);
+        let many = (width / columns.len().max(1)).max(1);
+        let segment = columns.len() + lanes.extra;
+        for group in pieces(tile.planes.len(), many) {
+            let planes = group.start + tile.planes.start..group.end + tile.planes.start;
+            // One vector more: the last one of a block may reach beyond its lanes.
+            let pitch =
+                group.len() * segment + lanes.extra + <T::Compute as simd::Real>::lanes::<S>();
+            let cells = tile.rows.len() * lanes.phases * pitch;
+            self.scratch.sums.clear();
+            grow(&mut self.scratch.sums, cells);
+            for d in depths.clone() {
+                for h in heights.clone() {
+                    for piece in pieces(columns.len(), width) {
+                        let windows = Windows {
+                            planes: planes.clone(),
+                            row: [d, h],
+                            columns: piece.start + columns.start..piece.end + columns.start,
+                        };
+                        if !self.block(simd, temperature, &windows, (pitch, piece.start)) {
+                            return false;
+                        }
+                    }
+                }
+            }
+            self.store(&lanes, &group, (pitch, segment), columns.start);
+        }
+        true
+    }
+
+    /// The windows that reach into the tile.
+    fn windows(&self) -> [Range<usize>; 3] {
+        let [depth, height, width] = &self.geometry.axes;
+        let rows = &self.tile.rows;
+        let (first, last) = (rows.start, rows.end - 1);
+        let depths = first / height.input..last / height.input + 1;
+        let heights = match depths.len() {
+            1 => first % height.input..last % height.input + 1,
+            _ => 0..height.input,
+        };
+        [
+            (depth, depths),
+            (height, heights),
+            (width, self.tile.columns.clone()),
+        ]
+        .map(|(axis, cells)| axis.windows_of(cells.start).start..axis.windows_of(cells.end - 1).end)
+    }
+
+    /// Adds what a block of windows passes on; false if something is not finite.
+    #[inline(always)]
+    fn block<S: Simd>(
+        &mut self,
+        simd: S,
+        temperature: Temperature<T::Compute>,
+        windows: &Windows,
+        (pitch, offset): (usize, usize),
+    ) -> bool {
+        let Scratch {
+            block,
+            gathered,
+            widened,
+            share,
+            sums,
+            ..
+        } = &mut *self.scratch;
+        let lanes = Lanes::new(self.geometry.axes[2]);
+        block.load::<S>(self.input, self.geometry, windows, temperature.sign);
+        block.sum(simd, temperature);
+        grow(share, block.lanes);
+        share[..block.lanes].fill(Default::default());
+        for (position, plane) in windows.planes.clone().enumerate() {
+            let [d, h] = windows.row;
+            let grad = self.grad.plane(plane);
+            let grad = T::widen(grad.cells(d, h, &windows.columns, gathered), widened);
+            let start = position * block.segment;
+            let of_plane = start..start + grad.len();
+            let totals = &block.total[of_plane.clone()];
+            let shares = &mut share[of_plane.clone()];
+            for ((share, grad), total) in shares.iter_mut().zip(grad).zip(totals) {
+                *share = *grad / *total;
+            }
+            if !simd::all_finite(&block.mean[of_plane.clone()])
+                || !simd::all_finite(&block.peak[of_plane])
+                || !simd::all_finite(shares)
+            {
+                return false;
+            }
+        }
+        let taps = self.geometry.axes[2].kernel;
+        for (row, &[d, h]) in block.rows.iter().enumerate() {
+            let at = d * self.geometry.axes[1].input + h;
+            if !self.tile.rows.contains(&at) {
+                continue;
+            }
+            for k in 0..taps {
+                let (phase, shift) = lanes.tap(k);
+                let start =
+                    ((at - self.tile.rows.start) * lanes.phases + phase) * pitch + shift + offset;
+                let sums = &mut sums[start..start + block.lanes];
+                let how = (temperature, self.gradient);
+                block.spread(simd, how, share, row * taps + k, sums);
+            }
+        }
+        true
+    }
+
+    /// Brings the phases together, with one rounding.
+    #[inline(always)]
+    fn store(
+        &mut self,
+        lanes: &Lanes,
+        group: &Range<usize>,
+        (pitch, segment): (usize, usize),
+        window: usize,
+    ) {
+        let tile = self.tile;
+        let width = tile.columns.len();
+        let Scratch { sums, row, .. } = &mut *self.scratch;
+        grow(row, width);
+        for (position, plane) in group.clone().enumerate() {
+            for r in 0..tile.rows.len() {
+                row[..width].fill(Default::default());
+                for phase in 0..lanes.phases {
+                    let start = (r * lanes.phases + phase) * pitch + position * segment;
+                    let sums = &sums[start..start + segment];
+                    let row = (&mut row[..width], &tile.columns);
+                    lanes.merge(sums, (window, phase), row);
+                }
+                let start = (plane * tile.rows.len() + r) * width;
+                T::narrow(&row[..width], &mut self.output[start..start + width]);
+            }
+        }
+    }
+
+    /// The tile by the definition.
+    #[cold]
+    pub fn direct(&mut self) {
+        let height = self.geometry.axes[1].input;
+        let mut output = self.output.iter_mut();
+        for plane in self.tile.planes.clone() {
+            let (input, grad) = (self.input.plane(plane), self.grad.plane(plane));
+            for r in self.tile.rows.clone() {
+                for w in self.tile.columns.clone() {
+                    let at = [r / height, r % height, w];
+                    if let Some(dx) = output.next() {
+                        let (g, how) = (self.geometry, self.gradient);
+                        *dx = direct::cell(input, grad, g, self.weighting, how, at);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Cuts planes into tiles, the pieces that threads work on: what a tile is depends on sizes alone, so that the same
+//! bits come out whatever the number of threads.
+
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Whole planes; or rows of one plane; or columns of one row: cells side by side in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tile {
+    pub planes: Range<usize>,
+    /// Rows of all depths, counted through.
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+}
+
+impl Tile {
+    fn cells(&self) -> usize {
+        self.planes.len() * self.rows.len() * self.columns.len()
+    }
+}
+
+/// The sizes of tensors and tiles, in cells.
+#[derive(Clone, Copy)]
+pub struct Tiling {
+    pub planes: usize,
+    pub rows: usize,
+    pub columns: usize,
+    /// The most cells of a tile, unless a row's least is more.
+    pub most: usize,
+    /// The least rows of a tile, for tiles that repeat work at their edges.
+    pub least_rows: usize,
+}
+
+impl Tiling {
+    /// Tiles in the order of their cells.
+    fn tiles(self) -> Vec<Tile> {
+        let plane = self.rows * self.columns;
+        let most = self.most.min(self.planes * plane / LEAST_TILES).max(1024);
+        let planes = (most / plane).max(1);
+        let rows = (most / self.columns).clamp(self.least_rows, self.rows.max(self.least_rows));
+        let columns = match self.rows {
+            1 => most,
+            _ => self.columns,
+        };
+        let mut tiles = Vec::new();
+        for planes in pieces(self.planes, planes) {
+            let rows = if plane <= most { self.rows } else { rows };
+            for rows in pieces(self.rows, rows) {
+                for columns in pieces(self.columns, if plane <= most { plane } else { columns }) {
+                    tiles.push(Tile {
+                        planes: planes.clone(),
+                        rows: rows.clone(),
+                        columns,
+                    });
+                }
+            }
+        }
+        tiles
+    }
+
+    /// Runs `work` on every tile and its cells of `output`, on all threads if there is enough to do.
+    pub fn run<T: Send, S: Default>(
+        self,
+        output: &mut [T],
+        work: impl Fn(&mut S, &Tile, &mut [T]) + Send + Sync,
+    ) {
+        let tiles = self.tiles();
+        if tiles.len() <= 1 {
+            let mut scratch = S::default();
+            tiles
+                .iter()
+                .for_each(|tile| work(&mut scratch, tile, output));
+            return;
+        }
+        let mut rest = output;
+        let mut parts = Vec::with_capacity(tiles.len());
+        for tile in tiles {
+            let (cells, after) = rest.split_at_mut(tile.cells());
+            parts.push((tile, cells));
+            rest = after;
+        }
+        parts
+            .into_par_iter()
+            .for_each_init(S::default, |scratch, (tile, cells)| {
+                work(scratch, &tile, cells);
+            });
+    }
+}
+
+/// Where there is enough to do, at least so many tiles, for threads to share them evenly.
+const LEAST_TILES: usize = 16;
+
+/// `0..len` in pieces of this size, the last one smaller.
+pub fn pieces(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len)
+        .step_by(size)
+        .map(move |start| start..len.min(start.saturating_add(size)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn tiles_are_the_cells_in_order(
+            planes in 1usize..20, rows in 1usize..200, columns in 1usize..3000, least_rows in 1usize..9,
+        ) {
+            let tiling = Tiling { planes, rows, columns, most: 4096, least_rows };
+            let mut next = 0;
+            for tile in tiling.tiles() {
+                prop_assert!(tile.planes.len() == 1 || tile.rows == (0..rows));
+                prop_assert!(tile.rows.len() == 1 || tile.columns == (0..columns));
+                let first = (tile.planes.start * rows + tile.rows.start) * columns + tile.columns.start;
+                prop_assert_eq!(first, next);
+                next += tile.cells();
+            }
+            prop_assert_eq!(next, planes * rows * columns);
+        }
+    }
+}

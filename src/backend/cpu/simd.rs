@@ -67,7 +67,7 @@ pub trait Real:
 /// Whether no value is infinite or NaN; without a branch a value, so that it is vectorised.
 #[inline(always)]
 pub fn all_finite<T: Real>(values: &[T]) -> bool {
-    let finite = |v: &T| (*v - *v == T::default()) as u8;
+    let finite = |&v: &T| (T::LOWEST..=T::default() - T::LOWEST).contains(&v) as u8;
     values.iter().map(finite).fold(1, |all, v| all & v) == 1
 }
 
@@ -243,7 +243,7 @@ real!(
             4.445_538_271_870_811e-10,
             7.054_911_620_801_123e-9,
             1.017_808_600_923_97e-7,
-            1.321_548_679_014_430_9e-6,
+            1.321_548_679_014_431e-6,
             1.525_273_380_405_984e-5,
             1.540_353_039_338_161e-4,
             1.333_355_814_642_844_3e-3,

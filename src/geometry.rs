@@ -50,7 +50,8 @@ impl IntoSize<3> for (usize, usize, usize) {
 
 /// What a pooling layer is told of its windows, before it has seen an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Windows<const D: usize> {
+#[doc(hidden)]
+pub enum Windows<const D: usize> {
     /// Windows of one size at regular steps.
     Sliding {
         kernel: [usize; D],
@@ -181,11 +182,7 @@ pub struct Geometry {
 
 impl Geometry {
     /// The windows of an input of shape `(N, C, spatial…)` or `(C, spatial…)`; `layer` names the caller in errors.
-    pub(crate) fn new<const D: usize>(
-        layer: &str,
-        windows: &Windows<D>,
-        dims: &[usize],
-    ) -> Result<Self> {
+    pub fn new<const D: usize>(layer: &str, windows: &Windows<D>, dims: &[usize]) -> Result<Self> {
         check(layer, windows)?;
         if dims.len() != D + 1 && dims.len() != D + 2 {
             bail!(

@@ -87,7 +87,7 @@ impl<T: Element> Block<T> {
         self.rows
             .extend(depths.flat_map(|d| heights.clone().map(move |h| [d, h])));
         self.segment = windows.columns.len() + lanes.extra;
-        let width = <T::Compute as Real>::lanes::<S>();
+        let width = T::Compute::lanes::<S>();
         self.lanes = (windows.planes.len() * self.segment).next_multiple_of(width);
         self.pitch = self.lanes + lanes.extra;
         grow(&mut self.cells, self.rows.len() * lanes.phases * self.pitch);
@@ -120,47 +120,46 @@ impl<T: Element> Block<T> {
         for sums in [&mut self.peak, &mut self.total, &mut self.mean] {
             grow(sums, self.lanes);
         }
-        let scale = <T::Compute as Real>::splat(simd, temperature.scale);
-        let floor = <T::Compute as Real>::splat(simd, T::Compute::EXP2_ZERO);
-        let zero = <T::Compute as Real>::splat(simd, T::Compute::default());
-        let lowest = <T::Compute as Real>::splat(simd, T::Compute::NEG_INFINITY);
+        let scale = T::Compute::splat(simd, temperature.scale);
+        let floor = T::Compute::splat(simd, T::Compute::EXP2_ZERO);
+        let zero = T::Compute::splat(simd, T::Compute::default());
+        let lowest = T::Compute::splat(simd, T::Compute::NEG_INFINITY);
         let sums = vectors::<S, _>(&mut self.peak, self.lanes)
             .iter_mut()
             .zip(vectors::<S, _>(&mut self.total, self.lanes))
             .zip(vectors::<S, _>(&mut self.mean, self.lanes));
-        let width = <T::Compute as Real>::lanes::<S>();
+        let width = T::Compute::lanes::<S>();
         for (i, ((peak, total), mean)) in sums.enumerate() {
             let mut m = lowest;
             for &tap in &self.taps {
                 let x = vector::<S, _>(&self.cells, tap + i * width);
-                m = <T::Compute as Real>::max(simd, m, x);
+                m = T::Compute::max(simd, m, x);
             }
             let (mut sum, mut below) = (zero, zero);
             for &tap in &self.taps {
                 let x = vector::<S, _>(&self.cells, tap + i * width);
-                let t =
-                    <T::Compute as Real>::mul(simd, scale, <T::Compute as Real>::sub(simd, x, m));
-                let t = <T::Compute as Real>::at_least(simd, floor, t);
-                let e = <T::Compute as Real>::exp2(simd, t);
-                sum = <T::Compute as Real>::add(simd, sum, e);
-                below = <T::Compute as Real>::mul_add(simd, e, t, below);
+                let t = T::Compute::vmul(simd, scale, T::Compute::vsub(simd, x, m));
+                let t = T::Compute::at_least(simd, floor, t);
+                let e = T::Compute::exp2(simd, t);
+                sum = T::Compute::vadd(simd, sum, e);
+                below = T::Compute::mul_add(simd, e, t, below);
             }
             *peak = m;
             *total = sum;
-            *mean = <T::Compute as Real>::div(simd, below, sum);
+            *mean = T::Compute::vdiv(simd, below, sum);
         }
     }
 
     /// The windows' outputs, in place of their `mean`.
     #[inline(always)]
     pub fn outputs<S: Simd>(&mut self, simd: S, temperature: Temperature<T::Compute>) {
-        let sign = <T::Compute as Real>::splat(simd, temperature.sign);
-        let unscale = <T::Compute as Real>::splat(simd, temperature.unscale);
+        let sign = T::Compute::splat(simd, temperature.sign);
+        let unscale = T::Compute::splat(simd, temperature.unscale);
         let peaks = vectors::<S, _>(&mut self.peak, self.lanes).iter();
         let means = vectors::<S, _>(&mut self.mean, self.lanes).iter_mut();
         for (mean, peak) in means.zip(peaks) {
-            let y = <T::Compute as Real>::mul_add(simd, *mean, unscale, *peak);
-            *mean = <T::Compute as Real>::mul(simd, y, sign);
+            let y = T::Compute::mul_add(simd, *mean, unscale, *peak);
+            *mean = T::Compute::vmul(simd, y, sign);
         }
     }
 
@@ -177,29 +176,28 @@ impl<T: Element> Block<T> {
         lanes: &mut [T::Compute],
     ) {
         let (temperature, gradient) = weighting;
-        let scale = <T::Compute as Real>::splat(simd, temperature.scale);
-        let floor = <T::Compute as Real>::splat(simd, T::Compute::EXP2_ZERO);
-        let one = <T::Compute as Real>::splat(simd, T::Compute::from_f64(1.0));
-        let ln_2 = <T::Compute as Real>::splat(simd, T::Compute::from_f64(LN_2));
+        let scale = T::Compute::splat(simd, temperature.scale);
+        let floor = T::Compute::splat(simd, T::Compute::EXP2_ZERO);
+        let one = T::Compute::splat(simd, T::Compute::from_f64(1.0));
+        let ln_2 = T::Compute::splat(simd, T::Compute::from_f64(LN_2));
         let cells = &self.cells[self.taps[tap]..][..self.lanes];
-        let windows = <T::Compute as Real>::vectors::<S>(&self.peak)
+        let windows = T::Compute::vectors::<S>(&self.peak)
             .iter()
-            .zip(<T::Compute as Real>::vectors::<S>(&self.mean))
-            .zip(<T::Compute as Real>::vectors::<S>(share));
-        let cells = <T::Compute as Real>::vectors::<S>(cells).iter();
-        let lanes = <T::Compute as Real>::vectors_mut::<S>(lanes).iter_mut();
+            .zip(T::Compute::vectors::<S>(&self.mean))
+            .zip(T::Compute::vectors::<S>(share));
+        let cells = T::Compute::vectors::<S>(cells).iter();
+        let lanes = T::Compute::vectors_mut::<S>(lanes).iter_mut();
         for ((lane, x), ((m, mean), share)) in lanes.zip(cells).zip(windows) {
-            let t = <T::Compute as Real>::mul(simd, scale, <T::Compute as Real>::sub(simd, *x, *m));
-            let t = <T::Compute as Real>::at_least(simd, floor, t);
-            let mut part =
-                <T::Compute as Real>::mul(simd, <T::Compute as Real>::exp2(simd, t), *share);
+            let t = T::Compute::vmul(simd, scale, T::Compute::vsub(simd, *x, *m));
+            let t = T::Compute::at_least(simd, floor, t);
+            let mut part = T::Compute::vmul(simd, T::Compute::exp2(simd, t), *share);
             if gradient == Gradient::Exact {
-                let above = <T::Compute as Real>::sub(simd, t, *mean);
-                let slope = <T::Compute as Real>::mul_add(simd, above, ln_2, one);
-                part = <T::Compute as Real>::mul(simd, part, slope);
+                let above = T::Compute::vsub(simd, t, *mean);
+                let slope = T::Compute::mul_add(simd, above, ln_2, one);
+                part = T::Compute::vmul(simd, part, slope);
             }
-            let part = <T::Compute as Real>::zero_where_zero(simd, *share, part);
-            *lane = <T::Compute as Real>::add(simd, *lane, part);
+            let part = T::Compute::zero_where_zero(simd, *share, part);
+            *lane = T::Compute::vadd(simd, *lane, part);
         }
     }
 }

@@ -1,71 +1,129 @@
-//! SoftPool of a tile of the output: block after block of its windows.
+//! SoftPool of a tile of the output: band after band of its windows, or row after row where a band does not serve.
 
+use super::band::{self, Band};
 use super::block::{self, Block, Temperature, Windows};
 use super::direct;
 use super::element::Element;
+use super::simd::all_finite;
 use super::tiles::{pieces, Tile};
 use super::view::View;
 use crate::backend::Weighting;
 use crate::geometry::Geometry;
 use pulp::{Simd, WithSimd};
+use std::ops::Range;
 
 /// The work on one tile.
 pub struct Forward<'a, T: Element> {
     pub input: View<'a, T>,
     pub geometry: &'a Geometry,
     pub weighting: Weighting,
-    pub block: &'a mut Block<T>,
+    pub scratch: &'a mut Scratch<T>,
     pub tile: &'a Tile,
     pub output: &'a mut [T],
+}
+
+/// What tiles need besides their output; reused from tile to tile.
+#[derive(Default)]
+pub struct Scratch<T: Element> {
+    band: Band<T>,
+    block: Block<T>,
 }
 
 impl<T: Element> WithSimd for Forward<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            input,
-            geometry,
-            weighting,
-            block,
-            tile,
-            output,
-        } = self;
-        let temperature = Temperature::new(weighting.beta);
-        let height = geometry.axes[1].output;
-        let size = [tile.rows.len(), tile.columns.len()];
-        let width = block::width(geometry);
-        let planes = (width / size[1]).max(1);
-        for (row, at) in tile.rows.clone().enumerate() {
-            for group in pieces(tile.planes.len(), planes) {
-                for columns in pieces(size[1], width) {
-                    let windows = Windows {
-                        planes: shift(&group, tile.planes.start),
-                        row: [at / height, at % height],
-                        columns: shift(&columns, tile.columns.start),
-                    };
-                    block.load::<S>(input, geometry, &windows, temperature.sign);
-                    block.sum(simd, temperature);
-                    block.outputs(simd, temperature);
-                    for (segment, plane) in group.clone().enumerate() {
-                        let start = (plane * size[0] + row) * size[1] + columns.start;
-                        let y = &block.mean[segment * block.segment..][..columns.len()];
-                        let out = &mut output[start..start + columns.len()];
-                        T::narrow(y, out);
-                        if !super::simd::all_finite(y) {
-                            let input = input.plane(tile.planes.start + plane);
-                            let at = [windows.row[0], windows.row[1], windows.columns.start];
-                            exceptions(input, geometry, weighting, (at, y), out);
-                        }
-                    }
-                }
-            }
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        match band::covers(self.geometry) {
+            true => self.bands(simd),
+            false => self.rows(simd),
         }
     }
 }
 
 impl<T: Element> Forward<'_, T> {
+    /// The tile, band after band.
+    #[inline(always)]
+    fn bands<S: Simd>(&mut self, simd: S) {
+        let [planes, rows, columns] = band::sizes(self.geometry);
+        let tile = self.tile;
+        for planes in spans(&tile.planes, planes) {
+            for (d, depth) in depths(&tile.rows, self.geometry.axes[1].output) {
+                for rows in spans(&depth, rows) {
+                    for columns in spans(&tile.columns, columns) {
+                        self.band(simd, &planes, (d, &rows, &columns));
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn band<S: Simd>(
+        &mut self,
+        simd: S,
+        planes: &Range<usize>,
+        windows: (usize, &Range<usize>, &Range<usize>),
+    ) {
+        let (d, rows, columns) = windows;
+        let band = &mut self.scratch.band;
+        let of = (self.input, self.geometry);
+        let done = band.pool(simd, of, self.weighting.beta, planes, windows);
+        let height = self.geometry.axes[1].output;
+        for (p, plane) in planes.clone().enumerate() {
+            for (r, h) in rows.clone().enumerate() {
+                let band = &self.scratch.band;
+                let lanes = (p * rows.len() + r) * band.pitch;
+                let lanes = lanes..lanes + columns.len();
+                if done && band.sums_hold(lanes.clone()) {
+                    let at = start(self.tile, plane, d * height + h, columns);
+                    T::narrow(
+                        &band.output[lanes],
+                        &mut self.output[at..at + columns.len()],
+                    );
+                } else {
+                    self.row(simd, plane..plane + 1, [d, h], columns.clone());
+                }
+            }
+        }
+    }
+
+    /// The tile, row after row.
+    #[inline(always)]
+    fn rows<S: Simd>(&mut self, simd: S) {
+        let tile = self.tile;
+        let width = block::width(self.geometry);
+        let many = (width / tile.columns.len()).max(1);
+        for (d, depth) in depths(&tile.rows, self.geometry.axes[1].output) {
+            for h in depth {
+                for planes in spans(&tile.planes, many) {
+                    for columns in spans(&tile.columns, width) {
+                        self.row(simd, planes.clone(), [d, h], columns);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One row of windows, each shifted by its own largest activation.
+    #[inline(never)]
+    fn row<S: Simd>(
+        &mut self,
+        simd: S,
+        planes: Range<usize>,
+        row: [usize; 2],
+        columns: Range<usize>,
+    ) {
+        simd.vectorize(Row {
+            forward: self,
+            windows: Windows {
+                planes,
+                row,
+                columns,
+            },
+        });
+    }
+
     /// The tile by the definition.
     pub fn direct(self) {
         let height = self.geometry.axes[1].output;
@@ -84,8 +142,74 @@ impl<T: Element> Forward<'_, T> {
     }
 }
 
-fn shift(range: &std::ops::Range<usize>, by: usize) -> std::ops::Range<usize> {
-    range.start + by..range.end + by
+/// A row of windows by its block.
+struct Row<'f, 'a, T: Element> {
+    forward: &'f mut Forward<'a, T>,
+    windows: Windows,
+}
+
+impl<T: Element> WithSimd for Row<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Forward {
+            input,
+            geometry,
+            weighting,
+            scratch: Scratch { block, .. },
+            tile,
+            output,
+        } = self.forward;
+        let windows = self.windows;
+        let [d, h] = windows.row;
+        let temperature = Temperature::new(weighting.beta);
+        let width = block::width(geometry);
+        for columns in spans(&windows.columns, width) {
+            let windows = Windows {
+                columns: columns.clone(),
+                ..windows.clone()
+            };
+            block.load::<S>(*input, geometry, &windows, temperature.sign);
+            block.sum(simd, temperature);
+            block.outputs(simd, temperature);
+            for (segment, plane) in windows.planes.clone().enumerate() {
+                let at = start(tile, plane, d * geometry.axes[1].output + h, &columns);
+                let y = &block.mean[segment * block.segment..][..columns.len()];
+                let out = &mut output[at..at + columns.len()];
+                T::narrow(y, out);
+                if !all_finite(y) {
+                    let at = [d, h, columns.start];
+                    exceptions(input.plane(plane), geometry, *weighting, (at, y), out);
+                }
+            }
+        }
+    }
+}
+
+/// Where a row's columns begin in the tile's output.
+fn start(tile: &Tile, plane: usize, row: usize, columns: &Range<usize>) -> usize {
+    let plane = plane - tile.planes.start;
+    (plane * tile.rows.len() + row - tile.rows.start) * tile.columns.len() + columns.start
+        - tile.columns.start
+}
+
+/// The depths that rows of all depths, counted through, belong to, and the rows of each.
+fn depths(rows: &Range<usize>, height: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let rows = rows.clone();
+    (rows.start / height..(rows.end - 1) / height + 1).map(move |d| {
+        let first = d * height;
+        (
+            d,
+            rows.start.max(first) - first..rows.end.min(first + height) - first,
+        )
+    })
+}
+
+/// A range in pieces of this size, the last one smaller.
+fn spans(range: &Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let first = range.start;
+    pieces(range.len(), size).map(move |piece| first + piece.start..first + piece.end)
 }
 
 /// Windows with values that are not finite, by the definition; `at` is the first window of the row's outputs `y`.
@@ -98,7 +222,7 @@ fn exceptions<T: Element>(
     out: &mut [T],
 ) {
     for (i, (y, out)) in y.iter().zip(out).enumerate() {
-        if !super::simd::all_finite(&[*y]) {
+        if !all_finite(&[*y]) {
             *out = direct::window(plane, geometry, weighting, [d, h, w + i]);
         }
     }

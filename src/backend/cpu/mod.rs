@@ -1,6 +1,7 @@
 //! The CPU backend: tiles of the output on all threads, vectorised for the machine at run time.
 
 mod backward;
+mod band;
 mod block;
 mod direct;
 mod element;
@@ -15,7 +16,7 @@ pub use view::View;
 
 use super::{Gradient, Weighting};
 use crate::geometry::Geometry;
-use candle_core::Result;
+use candle_core::{Error, Result};
 use pulp::Arch;
 use tiles::Tiling;
 
@@ -30,7 +31,6 @@ pub fn forward<T: Element>(
     geometry: &Geometry,
     weighting: Weighting,
 ) -> Result<Vec<T>> {
-    let mut output = allocate(input.planes(), geometry.output_cells())?;
     let tiling = Tiling {
         planes: input.planes(),
         rows: geometry.axes[0].output * geometry.axes[1].output,
@@ -40,12 +40,12 @@ pub fn forward<T: Element>(
     };
     let vectorised = block::covers::<T::Compute>(geometry, weighting);
     let arch = Arch::new();
-    tiling.run(&mut output, |block, tile, output| {
+    let output = tiling.run(|scratch, tile, output| {
         let forward = forward::Forward {
             input,
             geometry,
             weighting,
-            block,
+            scratch,
             tile,
             output,
         };
@@ -54,10 +54,10 @@ pub fn forward<T: Element>(
             false => forward.direct(),
         }
     });
-    Ok(output)
+    output.ok_or_else(|| no_memory(&tiling))
 }
 
-/// The gradient of the input of [`forward`], contiguous, from that of its output.
+/// The gradient of the input of `forward`, contiguous, from that of its output.
 pub fn backward<T: Element>(
     input: View<'_, T>,
     grad: View<'_, T>,
@@ -65,7 +65,6 @@ pub fn backward<T: Element>(
     weighting: Weighting,
     gradient: Gradient,
 ) -> Result<Vec<T>> {
-    let mut output = allocate(input.planes(), geometry.input_cells())?;
     let tiling = Tiling {
         planes: input.planes(),
         rows: geometry.axes[0].input * geometry.axes[1].input,
@@ -75,7 +74,7 @@ pub fn backward<T: Element>(
     };
     let vectorised = block::covers::<T::Compute>(geometry, weighting);
     let arch = Arch::new();
-    tiling.run(&mut output, |scratch, tile, output| {
+    let output = tiling.run(|scratch, tile, output| {
         let mut backward = backward::Backward {
             input,
             grad,
@@ -91,18 +90,17 @@ pub fn backward<T: Element>(
             false => backward.direct(),
         }
     });
-    Ok(output)
+    output.ok_or_else(|| no_memory(&tiling))
 }
 
-/// Zeros for every plane, or an error where there is no memory for them.
-fn allocate<T: Element>(planes: usize, cells: usize) -> Result<Vec<T>> {
-    let mut output = Vec::new();
-    match planes
-        .checked_mul(cells)
-        .map(|n| output.try_reserve_exact(n).map(|()| n))
-    {
-        Some(Ok(n)) => output.resize(n, T::default()),
-        _ => candle_core::bail!("SoftPool: no memory for {planes} planes of {cells} cells"),
-    }
-    Ok(output)
+fn no_memory(tiling: &Tiling) -> Error {
+    let Tiling {
+        planes,
+        rows,
+        columns,
+        ..
+    } = tiling;
+    Error::Msg(format!(
+        "SoftPool: no memory for {planes} planes of {rows} rows of {columns} cells"
+    ))
 }

@@ -37,13 +37,13 @@ pub trait Real:
     /// One value in every lane.
     fn splat<S: Simd>(simd: S, v: Self) -> Self::V<S>;
     /// `a + b`
-    fn add<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
+    fn vadd<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
     /// `a − b`
-    fn sub<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
+    fn vsub<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
     /// `a·b`
-    fn mul<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
+    fn vmul<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
     /// `a / b`
-    fn div<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
+    fn vdiv<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
     /// `a·b + c`, fused where that is fast
     fn mul_add<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>, c: Self::V<S>) -> Self::V<S>;
     /// The larger; either where one is NaN.
@@ -109,19 +109,19 @@ macro_rules! real {
                 simd.$splat(v)
             }
             #[inline(always)]
-            fn add<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
+            fn vadd<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
                 simd.$add(a, b)
             }
             #[inline(always)]
-            fn sub<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
+            fn vsub<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
                 simd.$sub(a, b)
             }
             #[inline(always)]
-            fn mul<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
+            fn vmul<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
                 simd.$mul(a, b)
             }
             #[inline(always)]
-            fn div<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
+            fn vdiv<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
                 simd.$div(a, b)
             }
             #[inline(always)]

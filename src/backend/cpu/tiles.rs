@@ -2,6 +2,7 @@
 //! bits come out whatever the number of threads.
 
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Whole planes; or rows of one plane; or columns of one row: cells side by side in memory.
@@ -58,32 +59,38 @@ impl Tiling {
         tiles
     }
 
-    /// Runs `work` on every tile and its cells of `output`, on all threads if there is enough to do.
-    pub fn run<T: Send, S: Default>(
+    /// The cells that `work` fills, tile by tile, on all threads if there is enough to do; `None` without memory.
+    pub fn run<T: Copy + Default + Send, S: Default>(
         self,
-        output: &mut [T],
         work: impl Fn(&mut S, &Tile, &mut [T]) + Send + Sync,
-    ) {
-        let tiles = self.tiles();
-        if tiles.len() <= 1 {
-            let mut scratch = S::default();
-            tiles
-                .iter()
-                .for_each(|tile| work(&mut scratch, tile, output));
-            return;
-        }
-        let mut rest = output;
-        let mut parts = Vec::with_capacity(tiles.len());
-        for tile in tiles {
+    ) -> Option<Vec<T>> {
+        let cells = self
+            .planes
+            .checked_mul(self.rows)?
+            .checked_mul(self.columns)?;
+        let mut output = Vec::new();
+        output.try_reserve_exact(cells).ok()?;
+        let mut rest = &mut output.spare_capacity_mut()[..cells];
+        let mut parts = Vec::new();
+        for tile in self.tiles() {
             let (cells, after) = rest.split_at_mut(tile.cells());
             parts.push((tile, cells));
             rest = after;
         }
-        parts
-            .into_par_iter()
-            .for_each_init(S::default, |scratch, (tile, cells)| {
-                work(scratch, &tile, cells);
-            });
+        let fill = |scratch: &mut S, (tile, cells): (Tile, &mut [MaybeUninit<T>])| {
+            cells.fill(MaybeUninit::new(T::default()));
+            // SAFETY: all cells were written in the line above.
+            work(scratch, &tile, unsafe { cells.assume_init_mut() });
+        };
+        match parts.len() {
+            0 | 1 => parts
+                .into_iter()
+                .for_each(|part| fill(&mut S::default(), part)),
+            _ => parts.into_par_iter().for_each_init(S::default, fill),
+        }
+        // SAFETY: the tiles are all of these cells, and each was filled.
+        unsafe { output.set_len(cells) };
+        Some(output)
     }
 }
 

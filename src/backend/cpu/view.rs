@@ -91,4 +91,35 @@ impl<'a, T: Copy> Plane<'a, T> {
             }
         }
     }
+
+    /// The cells of these rows and columns, row after row; `gathered` holds them where they do not lie side by side.
+    #[inline(always)]
+    pub fn block<'b>(
+        &self,
+        d: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        gathered: &'b mut Vec<T>,
+    ) -> &'b [T]
+    where
+        'a: 'b,
+    {
+        let [depth, row, column] = self.strides;
+        let (height, width) = (rows.len(), columns.len());
+        let start = d * depth + rows.start * row + columns.start * column;
+        let side_by_side = |stride, cells, of_cell| cells == 1 || stride == of_cell;
+        if side_by_side(column, width, 1) && side_by_side(row, height, width) {
+            return &self.data[start..start + height * width];
+        }
+        gathered.clear();
+        for h in 0..height {
+            let cells = &self.data[start + h * row..];
+            match column {
+                0 => gathered.resize(gathered.len() + width, cells[0]),
+                1 => gathered.extend_from_slice(&cells[..width]),
+                _ => gathered.extend(cells.iter().step_by(column).take(width)),
+            }
+        }
+        gathered
+    }
 }

@@ -1,0 +1,410 @@
+//! A band of window rows whose activations share one shift, so that each is exponentiated once however many windows
+//! hold it; the sums go down the columns first, then along the rows.
+//!
+//! Windows far below the band's largest activation lose their weights to underflow; [`Band::sums_hold`] tells, and
+//! [`super::block`] then takes each by its own largest activation.
+
+use super::block::grow;
+use super::element::Element;
+use super::lanes::Lanes;
+use super::simd::Real;
+use super::view::View;
+use crate::geometry::{Axis, Geometry};
+use pulp::Simd;
+use std::f64::consts::LOG2_E;
+use std::ops::Range;
+
+/// The sums of a band's windows, and the space to make them in; reused from band to band.
+#[derive(Default)]
+pub struct Band<T: Element> {
+    gathered: Vec<T>,
+    widened: Vec<T::Compute>,
+    /// `e = exp(β·(x − shift))` and `e·x` of the activations, plane after plane, row after row.
+    cells: [Vec<T::Compute>; 2],
+    /// Their sums down the windows' columns.
+    columns: [Vec<T::Compute>; 2],
+    /// The same, split into phases.
+    phases: [Vec<T::Compute>; 2],
+    /// `Σe` of each window.
+    total: Vec<T::Compute>,
+    /// `Σe·x / Σe` of each window.
+    pub output: Vec<T::Compute>,
+    /// Lanes from a row of windows to the next.
+    pub pitch: usize,
+}
+
+/// The sizes of a band.
+struct Shape {
+    /// Activations: rows of a plane, and cells of a row.
+    height: usize,
+    width: usize,
+    /// Rows of windows of a plane.
+    rows: usize,
+    /// Padded cells before a row of activations.
+    left: usize,
+    /// Cells of a row with its padding, whole strides.
+    padded: usize,
+}
+
+/// Cells of a band, in activations: what stays in a core's second cache with its sums.
+const BAND_CELLS: usize = 4 << 10;
+
+/// Windows to a row of a band.
+const BAND_COLUMNS: usize = 1024;
+
+/// A total from here down may have lost weights that count.
+const LEAST_TOTAL: f64 = 1e-18;
+
+/// The bands that a tile is cut into: planes, rows of windows and columns of windows at a time.
+pub fn sizes(geometry: &Geometry) -> [usize; 3] {
+    let [depth, height, width] = geometry.axes;
+    let columns = BAND_COLUMNS.min(width.output);
+    let cells = (columns * width.stride + width.kernel).min(width.input);
+    let in_rows = (BAND_CELLS / cells).max(1) / depth.kernel.min(depth.input);
+    // Rows above and below that other bands exponentiate again must stay few.
+    let rows = (in_rows.saturating_sub(height.kernel) / height.stride + 1)
+        .max(height.kernel.div_ceil(height.stride) * 2)
+        .min(height.output);
+    let planes = (BAND_CELLS / (cells * height.input * depth.kernel.min(depth.input))).max(1);
+    [planes, rows, columns]
+}
+
+/// Whether bands serve these windows.
+pub fn covers(geometry: &Geometry) -> bool {
+    let [d, h, w] = geometry.axes;
+    ![d, h, w].iter().any(|axis| axis.adaptive)
+        && w.kernel <= BAND_COLUMNS
+        && d.kernel.min(d.input) * h.kernel.min(h.input) * w.input.min(2 * BAND_COLUMNS) <= 1 << 16
+}
+
+impl<T: Element> Band<T> {
+    /// The sums and outputs of the windows in `planes`, at depth `d`, in `rows` and `columns`; false if their shift
+    /// is not finite.
+    #[inline(always)]
+    pub fn pool<S: Simd>(
+        &mut self,
+        simd: S,
+        (input, geometry): (View<'_, T>, &Geometry),
+        beta: f64,
+        planes: &Range<usize>,
+        (d, rows, columns): (usize, &Range<usize>, &Range<usize>),
+    ) -> bool {
+        let [depth, height, width] = &geometry.axes;
+        let lanes = Lanes::new(*width);
+        let cells = Cells {
+            depths: depth.window(d),
+            rows: height.window(rows.start).start..height.window(rows.end - 1).end,
+            columns: lanes.columns(columns),
+        };
+        let first = columns.start * width.stride;
+        let left = width.padding.saturating_sub(first);
+        let needed = (columns.len() - 1) * width.stride + width.kernel;
+        let shape = Shape {
+            height: cells.rows.len(),
+            width: cells.columns.len(),
+            rows: rows.len(),
+            left,
+            padded: (left + cells.columns.len())
+                .max(needed)
+                .next_multiple_of(width.stride),
+        };
+        self.pitch = shape.padded / width.stride;
+        let slack = 2 * T::Compute::lanes::<S>() + lanes.extra;
+        let of_plane = cells.depths.len() * shape.height * shape.width;
+        for sums in &mut self.cells {
+            grow(sums, planes.len() * of_plane + slack);
+        }
+        let padded = planes.len() * shape.rows * shape.padded;
+        for sums in &mut self.columns {
+            grow(sums, padded + slack);
+        }
+        for (position, plane) in planes.clone().enumerate() {
+            let plane = input.plane(plane);
+            if !self.exponentiate(simd, plane, &cells, beta, position * of_plane) {
+                return false;
+            }
+            self.sum_columns(simd, &shape, (height, rows), &cells, position);
+        }
+        self.sum_rows(simd, &lanes, width, padded / width.stride);
+        true
+    }
+
+    /// Fills `cells` from `start` on; false if the shift is not finite.
+    #[inline(always)]
+    fn exponentiate<S: Simd>(
+        &mut self,
+        simd: S,
+        plane: super::view::Plane<'_, T>,
+        cells: &Cells,
+        beta: f64,
+        start: usize,
+    ) -> bool {
+        let (rows, columns) = (&cells.rows, &cells.columns);
+        let of_depth = rows.len() * columns.len();
+        let sign = T::Compute::from_f64(1f64.copysign(beta));
+        let scale = T::Compute::from_f64(beta * LOG2_E);
+        let [es, exs] = &mut self.cells;
+        let mut shift = T::Compute::NEG_INFINITY;
+        for d in cells.depths.clone() {
+            let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
+            let x = T::widen(cells_of_depth, &mut self.widened);
+            let largest = largest(simd, x, sign);
+            if largest > shift {
+                shift = largest;
+            }
+            if cells.depths.len() == 1 && super::simd::all_finite(&[shift]) {
+                let by = (shift * sign, scale);
+                exponentiate(
+                    simd,
+                    (x, ahead(cells_of_depth)),
+                    by,
+                    &mut es[start..],
+                    &mut exs[start..],
+                );
+                return true;
+            }
+        }
+        if !super::simd::all_finite(&[shift]) {
+            return false;
+        }
+        for (position, d) in cells.depths.clone().enumerate() {
+            let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
+            let x = T::widen(cells_of_depth, &mut self.widened);
+            let start = start + position * of_depth;
+            let by = (shift * sign, scale);
+            exponentiate(
+                simd,
+                (x, ahead(cells_of_depth)),
+                by,
+                &mut es[start..],
+                &mut exs[start..],
+            );
+        }
+        true
+    }
+
+    /// Sums down the columns of the windows of a plane, the row's padding around them.
+    #[inline(always)]
+    fn sum_columns<S: Simd>(
+        &mut self,
+        simd: S,
+        shape: &Shape,
+        (height, rows): (&Axis, &Range<usize>),
+        cells: &Cells,
+        position: usize,
+    ) {
+        let &Shape {
+            height: h,
+            width: w,
+            ..
+        } = shape;
+        let of_depth = h * w;
+        let depths = cells.depths.len();
+        let vector = T::Compute::lanes::<S>();
+        for (row, o) in rows.clone().enumerate() {
+            let window = height.window(o);
+            let taps = window.start - cells.rows.start..window.end - cells.rows.start;
+            let out = (position * shape.rows + row) * shape.padded;
+            for (sums, cells) in self.columns.iter_mut().zip(&self.cells) {
+                let cells = &cells[position * depths * of_depth..];
+                sums[out..out + shape.left].fill(T::Compute::default());
+                let sums = &mut sums[out + shape.left..];
+                if let (1, 2) = (depths, taps.len()) {
+                    let upper = &cells[taps.start * w..];
+                    let lower = &cells[taps.start * w + w..];
+                    add::<S, _>(simd, upper, lower, &mut sums[..w.next_multiple_of(vector)]);
+                } else {
+                    let sums = T::Compute::vectors_mut::<S>(sums);
+                    for (i, sum) in sums[..w.div_ceil(vector)].iter_mut().enumerate() {
+                        let mut s = T::Compute::splat(simd, T::Compute::default());
+                        for d in 0..depths {
+                            let from = d * of_depth + i * vector;
+                            for tap in taps.clone() {
+                                let v = load::<S, _>(cells, from + tap * w);
+                                s = T::Compute::vadd(simd, s, v);
+                            }
+                        }
+                        *sum = s;
+                    }
+                }
+                sums[w..shape.padded - shape.left].fill(T::Compute::default());
+            }
+        }
+    }
+
+    /// Sums along the rows: `total` and `output`.
+    #[inline(always)]
+    fn sum_rows<S: Simd>(&mut self, simd: S, lanes: &Lanes, width: &Axis, windows: usize) {
+        let vector = T::Compute::lanes::<S>();
+        let whole = windows.next_multiple_of(vector);
+        grow(&mut self.total, whole);
+        grow(&mut self.output, whole);
+        // Lanes beyond the last window read on, into what is left of other bands or zeros.
+        let of_phase = whole + lanes.extra;
+        if width.stride > 1 {
+            for (phases, columns) in self.phases.iter_mut().zip(&self.columns) {
+                grow(phases, lanes.phases * of_phase);
+                for phase in 0..lanes.phases {
+                    let phases = &mut phases[phase * of_phase..][..windows];
+                    let columns = &columns[phase..];
+                    match width.stride {
+                        2 => every::<2, _>(columns, phases),
+                        3 => every::<3, _>(columns, phases),
+                        stride => {
+                            for (lane, cell) in
+                                phases.iter_mut().zip(columns.iter().step_by(stride))
+                            {
+                                *lane = *cell;
+                            }
+                        }
+                    }
+                }
+            }
+        } else {
+            for columns in &mut self.columns {
+                grow(columns, of_phase);
+            }
+        }
+        let [es, exs] = match width.stride {
+            1 => &self.columns,
+            _ => &self.phases,
+        };
+        let zero = T::Compute::splat(simd, T::Compute::default());
+        let totals = T::Compute::vectors_mut::<S>(&mut self.total[..whole]);
+        let outputs = T::Compute::vectors_mut::<S>(&mut self.output[..whole]);
+        for (i, (total, output)) in totals.iter_mut().zip(outputs).enumerate() {
+            let (mut sum, mut weighted) = (zero, zero);
+            for k in 0..width.kernel {
+                let (phase, shift) = lanes.tap(k);
+                let at = phase * of_phase + shift + i * vector;
+                sum = T::Compute::vadd(simd, sum, load::<S, _>(es, at));
+                weighted = T::Compute::vadd(simd, weighted, load::<S, _>(exs, at));
+            }
+            *total = sum;
+            *output = T::Compute::vdiv(simd, weighted, sum);
+        }
+    }
+
+    /// Whether the windows whose lanes these are kept all weights that count, and are finite.
+    #[inline(always)]
+    pub fn sums_hold(&self, lanes: Range<usize>) -> bool {
+        let least = T::Compute::from_f64(LEAST_TOTAL);
+        let kept = |total: &T::Compute| (*total > least) as u8;
+        self.total[lanes.clone()]
+            .iter()
+            .map(kept)
+            .fold(1, |all, v| all & v)
+            == 1
+            && super::simd::all_finite(&self.output[lanes])
+    }
+}
+
+/// The activations of a band.
+struct Cells {
+    depths: Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+/// The largest of `x` times `sign`; NaN may be lost.
+#[inline(always)]
+fn largest<S: Simd, C: Real>(simd: S, x: &[C], sign: C) -> C {
+    let signs = C::splat(simd, sign);
+    let mut all = [C::splat(simd, C::NEG_INFINITY); 4];
+    let vectors = C::vectors::<S>(x);
+    let mut four = vectors.chunks_exact(4);
+    for x in &mut four {
+        for (m, x) in all.iter_mut().zip(x) {
+            *m = C::max(simd, C::vmul(simd, *x, signs), *m);
+        }
+    }
+    for x in four.remainder() {
+        all[0] = C::max(simd, C::vmul(simd, *x, signs), all[0]);
+    }
+    let [a, b, c, d] = all;
+    let mut m = C::largest(simd, C::max(simd, C::max(simd, a, b), C::max(simd, c, d)));
+    for x in &x[vectors.len() * C::lanes::<S>()..] {
+        if *x * sign > m {
+            m = *x * sign;
+        }
+    }
+    m
+}
+
+/// `e = 2^(scale·(x − shift))` and `e·x`; the last vector may write beyond the last of `x`.
+#[inline(always)]
+fn exponentiate<S: Simd, C: Real>(
+    simd: S,
+    (x, next): (&[C], *const u8),
+    (shift, scale): (C, C),
+    es: &mut [C],
+    exs: &mut [C],
+) {
+    let by = (C::splat(simd, shift), C::splat(simd, scale));
+    let whole = x.len() / C::lanes::<S>() * C::lanes::<S>();
+    if whole < x.len() {
+        es[whole..x.len()].copy_from_slice(&x[whole..]);
+        let (e, ex) = weigh::<S, C>(simd, load::<S, _>(es, whole), by);
+        C::vectors_mut::<S>(&mut es[whole..])[0] = e;
+        C::vectors_mut::<S>(&mut exs[whole..])[0] = ex;
+    }
+    let sums = C::vectors_mut::<S>(es)
+        .iter_mut()
+        .zip(C::vectors_mut::<S>(exs));
+    for (i, ((e, ex), x)) in sums.zip(C::vectors::<S>(x)).enumerate() {
+        prefetch(next.wrapping_add(i * size_of::<C::V<S>>()));
+        (*e, *ex) = weigh::<S, C>(simd, *x, by);
+    }
+}
+
+/// `e = 2^(scale·(x − shift))` and `e·x`.
+#[inline(always)]
+fn weigh<S: Simd, C: Real>(
+    simd: S,
+    x: C::V<S>,
+    (shift, scale): (C::V<S>, C::V<S>),
+) -> (C::V<S>, C::V<S>) {
+    let t = C::vmul(simd, scale, C::vsub(simd, x, shift));
+    let e = C::exp2(simd, C::max(simd, C::splat(simd, C::EXP2_ZERO), t));
+    (e, C::vmul(simd, e, x))
+}
+
+/// Where the band after these cells begins, if all lie side by side.
+fn ahead<T>(cells: &[T]) -> *const u8 {
+    cells.as_ptr_range().end.cast()
+}
+
+/// Has the line at this address read while there is other work; any address will do.
+#[inline(always)]
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program sees and never faults.
+    unsafe {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Sums of two rows.
+#[inline(always)]
+fn add<S: Simd, C: Real>(simd: S, a: &[C], b: &[C], sums: &mut [C]) {
+    let (a, b) = (C::vectors::<S>(a), C::vectors::<S>(b));
+    for ((sum, a), b) in C::vectors_mut::<S>(sums).iter_mut().zip(a).zip(b) {
+        *sum = C::vadd(simd, *a, *b);
+    }
+}
+
+/// Every `STRIDE`th cell; a constant for the compiler to vectorise.
+#[inline(always)]
+fn every<const STRIDE: usize, C: Real>(cells: &[C], lanes: &mut [C]) {
+    for (lane, cells) in lanes.iter_mut().zip(cells.chunks_exact(STRIDE)) {
+        *lane = cells[0];
+    }
+}
+
+#[inline(always)]
+fn load<S: Simd, C: Real>(cells: &[C], start: usize) -> C::V<S> {
+    C::vectors::<S>(&cells[start..start + C::lanes::<S>()])[0]
+}

@@ -4,7 +4,7 @@
 //! Windows far below the band's largest activation lose their weights to underflow; [`Band::sums_hold`] tells, and
 //! [`super::block`] then takes each by its own largest activation.
 
-use super::block::grow;
+use super::aligned::Aligned;
 use super::element::Element;
 use super::lanes::Lanes;
 use super::simd::Real;
@@ -20,15 +20,17 @@ pub struct Band<T: Element> {
     gathered: Vec<T>,
     widened: Vec<T::Compute>,
     /// `e = exp(β·(x − shift))` and `e·x` of the activations, plane after plane, row after row.
-    cells: [Vec<T::Compute>; 2],
+    cells: [Aligned<T::Compute>; 2],
     /// Their sums down the windows' columns.
-    columns: [Vec<T::Compute>; 2],
+    columns: [Aligned<T::Compute>; 2],
     /// The same, split into phases.
-    phases: [Vec<T::Compute>; 2],
+    phases: [Aligned<T::Compute>; 2],
     /// `Σe` of each window.
-    total: Vec<T::Compute>,
+    total: Aligned<T::Compute>,
     /// `Σe·x / Σe` of each window.
-    pub output: Vec<T::Compute>,
+    pub output: Aligned<T::Compute>,
+    /// Where the cells of a sum lie.
+    taps: Vec<usize>,
     /// Lanes from a row of windows to the next.
     pub pitch: usize,
 }
@@ -112,11 +114,11 @@ impl<T: Element> Band<T> {
         let slack = 2 * T::Compute::lanes::<S>() + lanes.extra;
         let of_plane = cells.depths.len() * shape.height * shape.width;
         for sums in &mut self.cells {
-            grow(sums, planes.len() * of_plane + slack);
+            sums.grow(planes.len() * of_plane + slack);
         }
         let padded = planes.len() * shape.rows * shape.padded;
         for sums in &mut self.columns {
-            grow(sums, padded + slack);
+            sums.grow(padded + slack);
         }
         for (position, plane) in planes.clone().enumerate() {
             let plane = input.plane(plane);
@@ -148,7 +150,7 @@ impl<T: Element> Band<T> {
         for d in cells.depths.clone() {
             let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
             let x = T::widen(cells_of_depth, &mut self.widened);
-            let largest = largest(simd, x, sign);
+            let largest = largest::<S, _>(simd, x, sign);
             if largest > shift {
                 shift = largest;
             }
@@ -200,33 +202,20 @@ impl<T: Element> Band<T> {
         } = shape;
         let of_depth = h * w;
         let depths = cells.depths.len();
-        let vector = T::Compute::lanes::<S>();
+        let whole = w.next_multiple_of(T::Compute::lanes::<S>());
         for (row, o) in rows.clone().enumerate() {
             let window = height.window(o);
             let taps = window.start - cells.rows.start..window.end - cells.rows.start;
+            self.taps.clear();
+            for d in position * depths..(position + 1) * depths {
+                let row = |tap| d * of_depth + tap * w;
+                self.taps.extend(taps.clone().map(row));
+            }
             let out = (position * shape.rows + row) * shape.padded;
             for (sums, cells) in self.columns.iter_mut().zip(&self.cells) {
-                let cells = &cells[position * depths * of_depth..];
                 sums[out..out + shape.left].fill(T::Compute::default());
                 let sums = &mut sums[out + shape.left..];
-                if let (1, 2) = (depths, taps.len()) {
-                    let upper = &cells[taps.start * w..];
-                    let lower = &cells[taps.start * w + w..];
-                    add::<S, _>(simd, upper, lower, &mut sums[..w.next_multiple_of(vector)]);
-                } else {
-                    let sums = T::Compute::vectors_mut::<S>(sums);
-                    for (i, sum) in sums[..w.div_ceil(vector)].iter_mut().enumerate() {
-                        let mut s = T::Compute::splat(simd, T::Compute::default());
-                        for d in 0..depths {
-                            let from = d * of_depth + i * vector;
-                            for tap in taps.clone() {
-                                let v = load::<S, _>(cells, from + tap * w);
-                                s = T::Compute::vadd(simd, s, v);
-                            }
-                        }
-                        *sum = s;
-                    }
-                }
+                sum::<S, _>(simd, cells, &self.taps, &mut sums[..whole]);
                 sums[w..shape.padded - shape.left].fill(T::Compute::default());
             }
         }
@@ -237,13 +226,13 @@ impl<T: Element> Band<T> {
     fn sum_rows<S: Simd>(&mut self, simd: S, lanes: &Lanes, width: &Axis, windows: usize) {
         let vector = T::Compute::lanes::<S>();
         let whole = windows.next_multiple_of(vector);
-        grow(&mut self.total, whole);
-        grow(&mut self.output, whole);
+        self.total.grow(whole);
+        self.output.grow(whole);
         // Lanes beyond the last window read on, into what is left of other bands or zeros.
         let of_phase = whole + lanes.extra;
         if width.stride > 1 {
             for (phases, columns) in self.phases.iter_mut().zip(&self.columns) {
-                grow(phases, lanes.phases * of_phase);
+                phases.grow(lanes.phases * of_phase);
                 for phase in 0..lanes.phases {
                     let phases = &mut phases[phase * of_phase..][..windows];
                     let columns = &columns[phase..];
@@ -262,26 +251,24 @@ impl<T: Element> Band<T> {
             }
         } else {
             for columns in &mut self.columns {
-                grow(columns, of_phase);
+                columns.grow(of_phase);
             }
         }
         let [es, exs] = match width.stride {
             1 => &self.columns,
             _ => &self.phases,
         };
-        let zero = T::Compute::splat(simd, T::Compute::default());
-        let totals = T::Compute::vectors_mut::<S>(&mut self.total[..whole]);
+        self.taps.clear();
+        self.taps.extend((0..width.kernel).map(|k| {
+            let (phase, shift) = lanes.tap(k);
+            phase * of_phase + shift
+        }));
+        sum::<S, _>(simd, es, &self.taps, &mut self.total[..whole]);
+        sum::<S, _>(simd, exs, &self.taps, &mut self.output[..whole]);
+        let totals = T::Compute::vectors::<S>(&self.total[..whole]);
         let outputs = T::Compute::vectors_mut::<S>(&mut self.output[..whole]);
-        for (i, (total, output)) in totals.iter_mut().zip(outputs).enumerate() {
-            let (mut sum, mut weighted) = (zero, zero);
-            for k in 0..width.kernel {
-                let (phase, shift) = lanes.tap(k);
-                let at = phase * of_phase + shift + i * vector;
-                sum = T::Compute::vadd(simd, sum, load::<S, _>(es, at));
-                weighted = T::Compute::vadd(simd, weighted, load::<S, _>(exs, at));
-            }
-            *total = sum;
-            *output = T::Compute::vdiv(simd, weighted, sum);
+        for (output, total) in outputs.iter_mut().zip(totals) {
+            *output = T::Compute::vdiv(simd, *output, *total);
         }
     }
 
@@ -309,21 +296,26 @@ struct Cells {
 /// The largest of `x` times `sign`; NaN may be lost.
 #[inline(always)]
 fn largest<S: Simd, C: Real>(simd: S, x: &[C], sign: C) -> C {
-    let signs = C::splat(simd, sign);
-    let mut all = [C::splat(simd, C::NEG_INFINITY); 4];
     let vectors = C::vectors::<S>(x);
+    let zero = C::splat(simd, C::default());
+    let mut all = [C::splat(simd, C::NEG_INFINITY); 4];
     let mut four = vectors.chunks_exact(4);
-    for x in &mut four {
-        for (m, x) in all.iter_mut().zip(x) {
-            *m = C::max(simd, C::vmul(simd, *x, signs), *m);
+    if sign > C::default() {
+        for x in &mut four {
+            for (m, x) in all.iter_mut().zip(x) {
+                *m = C::max(simd, *x, *m);
+            }
         }
-    }
-    for x in four.remainder() {
-        all[0] = C::max(simd, C::vmul(simd, *x, signs), all[0]);
+    } else {
+        for x in &mut four {
+            for (m, x) in all.iter_mut().zip(x) {
+                *m = C::max(simd, C::vsub(simd, zero, *x), *m);
+            }
+        }
     }
     let [a, b, c, d] = all;
     let mut m = C::largest(simd, C::max(simd, C::max(simd, a, b), C::max(simd, c, d)));
-    for x in &x[vectors.len() * C::lanes::<S>()..] {
+    for x in &x[vectors.len() / 4 * 4 * C::lanes::<S>()..] {
         if *x * sign > m {
             m = *x * sign;
         }
@@ -387,12 +379,49 @@ fn prefetch(address: *const u8) {
     let _ = address;
 }
 
-/// Sums of two rows.
+/// Sums of the cells that lie these offsets away, in their order.
 #[inline(always)]
-fn add<S: Simd, C: Real>(simd: S, a: &[C], b: &[C], sums: &mut [C]) {
-    let (a, b) = (C::vectors::<S>(a), C::vectors::<S>(b));
-    for ((sum, a), b) in C::vectors_mut::<S>(sums).iter_mut().zip(a).zip(b) {
-        *sum = C::vadd(simd, *a, *b);
+fn sum<S: Simd, C: Real>(simd: S, cells: &[C], offsets: &[usize], sums: &mut [C]) {
+    let (first, rest) = offsets.split_at(offsets.len().min(4));
+    match *first {
+        [a] => sum_of::<S, C, 1>(simd, cells, [a], sums, false),
+        [a, b] => sum_of::<S, C, 2>(simd, cells, [a, b], sums, false),
+        [a, b, c] => sum_of::<S, C, 3>(simd, cells, [a, b, c], sums, false),
+        [a, b, c, d] => sum_of::<S, C, 4>(simd, cells, [a, b, c, d], sums, false),
+        _ => {}
+    }
+    let mut four = rest.chunks_exact(4);
+    for offsets in &mut four {
+        let offsets = [0, 1, 2, 3].map(|i| offsets[i]);
+        sum_of::<S, C, 4>(simd, cells, offsets, sums, true);
+    }
+    for &offset in four.remainder() {
+        sum_of::<S, C, 1>(simd, cells, [offset], sums, true);
+    }
+}
+
+/// One pass of [`sum`], added to the `sums` if there is something to `add` to.
+#[inline(always)]
+fn sum_of<S: Simd, C: Real, const N: usize>(
+    simd: S,
+    cells: &[C],
+    offsets: [usize; N],
+    sums: &mut [C],
+    add: bool,
+) {
+    let len = sums.len();
+    let sums = C::vectors_mut::<S>(sums);
+    let count = sums.len();
+    let rows = offsets.map(|offset| &C::vectors::<S>(&cells[offset..offset + len])[..count]);
+    for (i, sum) in sums.iter_mut().enumerate() {
+        let mut s = match add {
+            true => C::vadd(simd, *sum, rows[0][i]),
+            false => rows[0][i],
+        };
+        for row in &rows[1..] {
+            s = C::vadd(simd, s, row[i]);
+        }
+        *sum = s;
     }
 }
 

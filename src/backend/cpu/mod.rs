@@ -1,5 +1,6 @@
 //! The CPU backend: tiles of the output on all threads, vectorised for the machine at run time.
 
+mod aligned;
 mod backward;
 mod band;
 mod block;

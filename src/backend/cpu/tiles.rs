@@ -80,7 +80,9 @@ impl Tiling {
         let fill = |scratch: &mut S, (tile, cells): (Tile, &mut [MaybeUninit<T>])| {
             cells.fill(MaybeUninit::new(T::default()));
             // SAFETY: all cells were written in the line above.
-            work(scratch, &tile, unsafe { cells.assume_init_mut() });
+            work(scratch, &tile, unsafe {
+                &mut *(cells as *mut [MaybeUninit<T>] as *mut [T])
+            });
         };
         match parts.len() {
             0 | 1 => parts

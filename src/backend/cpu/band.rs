@@ -65,7 +65,7 @@ pub fn sizes(geometry: &Geometry) -> [usize; 3] {
     let in_rows = (BAND_CELLS / cells).max(1) / depth.kernel.min(depth.input);
     // Rows above and below that other bands exponentiate again must stay few.
     let rows = (in_rows.saturating_sub(height.kernel) / height.stride + 1)
-        .max(height.kernel.div_ceil(height.stride) * 2)
+        .max(height.kernel.min(height.input).div_ceil(height.stride) * 2)
         .min(height.output);
     let planes = (BAND_CELLS / (cells * height.input * depth.kernel.min(depth.input))).max(1);
     [planes, rows, columns]

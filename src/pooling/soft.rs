@@ -267,6 +267,10 @@ fn composed(xs: &Tensor, geometry: &Geometry, beta: f64, gradient: Gradient) -> 
         return composed(&xs.neg()?, geometry, -beta, gradient)?.neg();
     }
     let windows = unfold(xs, geometry)?;
+    if xs.elem_count() == 0 {
+        // Nothing to pool, and candle takes no maximum of nothing.
+        return windows.cells.sum(Dim::Minus1);
+    }
     let peak = windows
         .filled(f64::NEG_INFINITY)?
         .max_keepdim(Dim::Minus1)?

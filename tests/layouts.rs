@@ -1,0 +1,217 @@
+//! Views of any layout give the very bits of their contiguous copies, forward and backward.
+
+mod common;
+
+use candle_core::{DType, Device, IndexOp, Module, Result, Tensor, Var};
+use candle_softpool::{backend, geometry, Gradient, SoftPool2d};
+use common::{assert_close, assert_same, dtypes, normal, randn, values, Pool};
+
+type View = fn(&Tensor) -> Result<Tensor>;
+
+/// Views of a tensor of shape (4, 6, 10, 36).
+const VIEWS: &[(&str, View)] = &[
+    ("contiguous", |xs| Ok(xs.clone())),
+    ("transposed", |xs| xs.transpose(2, 3)),
+    ("channels last", |xs| xs.permute((0, 3, 1, 2))),
+    ("reversed", |xs| xs.permute((3, 2, 1, 0))),
+    ("narrowed rows", |xs| xs.narrow(2, 1, 8)),
+    ("narrowed columns", |xs| xs.narrow(3, 3, 31)),
+    ("narrowed channels", |xs| xs.narrow(1, 2, 3)),
+    ("narrowed batch: an offset", |xs| xs.narrow(0, 3, 1)),
+    ("narrowed and transposed", |xs| {
+        xs.narrow(3, 5, 17)?.transpose(1, 3)
+    }),
+    ("an element of the batch", |xs| xs.get(2)),
+    ("a channel, as a batch", |xs| xs.narrow(1, 4, 1)),
+    ("every channel of a column", |xs| {
+        xs.narrow(3, 35, 1)?.permute((0, 3, 2, 1))
+    }),
+    ("broadcast batch", |xs| {
+        xs.get(1)?.broadcast_as((3, 6, 10, 36))
+    }),
+    ("broadcast channels", |xs| {
+        xs.narrow(1, 5, 1)?.broadcast_as((4, 7, 10, 36))
+    }),
+    ("broadcast rows", |xs| {
+        xs.narrow(2, 9, 1)?.broadcast_as((4, 6, 11, 36))
+    }),
+    ("broadcast columns", |xs| {
+        xs.narrow(3, 35, 1)?.broadcast_as((4, 6, 10, 40))
+    }),
+    ("one cell", |xs| {
+        xs.narrow(0, 3, 1)?
+            .narrow(1, 5, 1)?
+            .narrow(2, 9, 1)?
+            .narrow(3, 35, 1)?
+            .broadcast_as((2, 3, 9, 19))
+    }),
+    ("one cell, transposed", |xs| {
+        xs.get(0)?.narrow(2, 7, 1)?.broadcast_as((6, 10, 9))?.t()
+    }),
+];
+
+fn layers() -> Vec<Pool> {
+    let padded = Pool::sliding(2, 3, 2, 1);
+    vec![
+        Pool::sliding(2, 2, 2, 0).gradient(Gradient::Exact),
+        padded,
+        padded.beta(-0.7).gradient(Gradient::Exact),
+        Pool::adaptive(2, 4),
+    ]
+}
+
+/// Runs a layer on a view of a variable: the output, and the gradient of the variable.
+fn through(pool: &Pool, view: View, base: &Tensor, contiguous: bool) -> Result<(Tensor, Tensor)> {
+    let base = Var::from_tensor(base)?;
+    let mut xs = view(base.as_tensor())?;
+    if contiguous {
+        xs = xs.force_contiguous()?;
+    }
+    let output = pool.output_shape(xs.dims());
+    let grad = randn(8, 1.0, output, xs.dtype())?;
+    let ys = pool.forward(&xs)?;
+    let grads = (&ys * grad)?.sum_all()?.backward()?;
+    Ok((ys, grads.get(&base).unwrap().clone()))
+}
+
+#[test]
+fn views_give_the_bits_of_their_copies() -> Result<()> {
+    for dtype in dtypes() {
+        let base = randn(7, 2.0, (4, 6, 10, 36), dtype)?;
+        for (name, view) in VIEWS {
+            for pool in layers() {
+                println!("{name}, {dtype:?}, {pool:?}");
+                let (ys, dx) = through(&pool, *view, &base, false)?;
+                let (ys2, dx2) = through(&pool, *view, &base, true)?;
+                assert_same(&ys, &ys2);
+                assert_same(&dx, &dx2);
+                if dtype == DType::F32 {
+                    let definition = pool.definition(&view(&base)?, &ys)?;
+                    let wanted = common::tensor(&definition.output, ys.dims(), dtype)?;
+                    assert_close(&ys, &wanted, 1e-5);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn views_in_one_and_three_dimensions() -> Result<()> {
+    for dtype in dtypes() {
+        for gradient in [Gradient::Paper, Gradient::Exact] {
+            let line = randn(1, 2.0, (5, 60), dtype)?;
+            let pool = Pool::sliding(1, 3, 2, 1).gradient(gradient);
+            let transposed: View = |xs| xs.t();
+            let (ys, dx) = through(&pool, transposed, &line, false)?;
+            let (ys2, dx2) = through(&pool, transposed, &line, true)?;
+            assert_same(&ys, &ys2);
+            assert_same(&dx, &dx2);
+            let volume = randn(2, 2.0, (3, 4, 5, 6, 7), dtype)?;
+            let pool = Pool::sliding(3, 2, 1, 0).gradient(gradient);
+            let permuted: View = |xs| xs.permute((4, 0, 3, 1, 2))?.narrow(2, 1, 4);
+            let (ys, dx) = through(&pool, permuted, &volume, false)?;
+            let (ys2, dx2) = through(&pool, permuted, &volume, true)?;
+            assert_same(&ys, &ys2);
+            assert_same(&dx, &dx2);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn unbatched_is_a_batch_of_one() -> Result<()> {
+    for dtype in dtypes() {
+        for (rank, shape) in [(1, vec![3, 40]), (2, vec![3, 9, 20]), (3, vec![2, 5, 6, 7])] {
+            let pool = Pool::sliding(rank, 3, 2, 1).gradient(Gradient::Exact);
+            let xs = randn(1, 2.0, shape.as_slice(), dtype)?;
+            let grad = randn(2, 1.0, pool.output_shape(&shape), dtype)?;
+            let (ys, dx) = pool.run(&xs, &grad)?;
+            let (ys2, dx2) = pool.run(&xs.unsqueeze(0)?, &grad.unsqueeze(0)?)?;
+            assert_same(&ys.unsqueeze(0)?, &ys2);
+            assert_same(&dx.unsqueeze(0)?, &dx2);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn empty_batches_and_channels() -> Result<()> {
+    for dtype in dtypes() {
+        for shape in [
+            vec![0, 3, 8, 9],
+            vec![2, 0, 8, 9],
+            vec![0, 8, 9],
+            vec![0, 0, 8, 9],
+        ] {
+            for pool in layers() {
+                for pool in [pool, pool.composed()] {
+                    let xs = Tensor::zeros(shape.as_slice(), dtype, &common::device())?;
+                    let output = pool.output_shape(&shape);
+                    let ys = pool.forward(&xs)?;
+                    assert_eq!((ys.dims(), ys.dtype()), (output.as_slice(), dtype));
+                    let grad = Tensor::zeros(output, dtype, &common::device())?;
+                    let (_, dx) = pool.run(&xs, &grad)?;
+                    assert_eq!(dx.dims(), shape);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn outputs_are_contiguous() -> Result<()> {
+    let xs = randn(1, 1.0, (2, 9, 12, 3), DType::F32)?.permute((0, 3, 1, 2))?;
+    let ys = SoftPool2d::new(3).stride(2).forward(&xs)?;
+    assert!(ys.is_contiguous() && ys.layout().start_offset() == 0);
+    Ok(())
+}
+
+/// The CPU's backward pass takes the outputs' gradient in any layout too; candle itself only hands on contiguous ones.
+#[test]
+fn incoming_gradients_in_any_layout() -> Result<()> {
+    use candle_core::{CpuStorage, Layout, Shape};
+    let axis = |input: usize, output: usize| geometry::Axis {
+        input,
+        output,
+        kernel: 3,
+        stride: 2,
+        padding: 1,
+        adaptive: false,
+    };
+    let geometry = geometry::Geometry {
+        axes: [geometry::Axis::UNIT, axis(7, 4), axis(9, 5)],
+        rank: 2,
+    };
+    let weighting = backend::Weighting {
+        beta: 1.0,
+        nan_to_num: false,
+    };
+    let x = normal(1, 2 * 3 * 7 * 9);
+    let input = Layout::contiguous((2, 3, 7, 9));
+    let run = |grad: &[f64], layout: &Layout| {
+        let input = backend::cpu::View::new(&x, &input, 2);
+        let grad = backend::cpu::View::new(grad, layout, 2);
+        backend::cpu::backward(input, grad, &geometry, weighting, Gradient::Exact)
+    };
+    let base = |shape: [usize; 4]| Tensor::from_vec(normal(2, 120), &shape, &Device::Cpu);
+    let one_channel = base([2, 5, 3, 4])?.get(1)?;
+    for viewed in [
+        base([5, 4, 3, 2])?.permute((3, 2, 1, 0))?,
+        one_channel.permute((1, 2, 0))?.broadcast_as((2, 3, 4, 5))?,
+        one_channel.i((4, 2, 1))?.broadcast_as((2, 3, 4, 5))?,
+    ] {
+        let (storage, layout) = viewed.storage_and_layout();
+        let candle_core::Storage::Cpu(CpuStorage::F64(cells)) = &*storage else {
+            unreachable!("made on the CPU in f64")
+        };
+        assert!(!layout.is_contiguous() && layout.shape() == &Shape::from((2, 3, 4, 5)));
+        let copy = values(&viewed)?;
+        assert_eq!(
+            run(cells, layout)?,
+            run(&copy, &Layout::contiguous((2, 3, 4, 5)))?
+        );
+    }
+    Ok(())
+}

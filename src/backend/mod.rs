@@ -1,6 +1,8 @@
 //! The backends, twins of each other: each has `forward` and `backward` over slices or buffers and a geometry.
 
 pub mod cpu;
+pub mod params;
+pub mod plan;
 
 /// What a kernel is told besides the geometry.
 #[doc(hidden)]

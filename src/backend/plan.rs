@@ -1,0 +1,336 @@
+//! Which GPU kernels a pass runs, over how many blocks of threads: the same plan for CUDA, Metal and their emulation.
+
+use super::params::{narrow, Divisor, Params};
+use super::{Gradient, Weighting};
+use crate::geometry::{Axis, Geometry};
+use candle_core::{bail, DType, Layout, Result};
+
+/// Threads of a block.
+const BLOCK: u32 = 256;
+/// The most blocks of a launch; kernels loop over what is left.
+const LARGEST_GRID: u64 = 1 << 22;
+/// Threads share a window from so many cells on,
+const PART: usize = 32;
+/// where windows alone make fewer threads than this,
+const FEW_THREADS: usize = 1 << 17;
+/// and at most so many share one.
+const MOST_PARTS: usize = 64;
+
+/// The kernels of `cuda/softpool.cu` and `metal/softpool.metal`, in their order there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// 2×2 windows side by side: a thread has 8 bytes of outputs.
+    Forward2x2,
+    /// 3×3 windows at steps of two: a thread has 8 bytes of outputs.
+    Forward3x3,
+    /// Any windows, a thread each.
+    ForwardAny,
+    /// The sums of a part of a window, into the scratch buffer.
+    Partials,
+    /// Outputs from [`Kernel::Partials`].
+    ForwardParts,
+    /// The gradient of 2×2 windows side by side: a thread has two rows of 16 bytes.
+    Backward2x2,
+    /// The gradient of windows that share no cell, a thread each.
+    BackwardDisjoint,
+    /// What each window passes on to its cells, into the scratch buffer.
+    Statistics,
+    /// The same from [`Kernel::Partials`].
+    StatisticsParts,
+    /// The gradient of each input cell from the windows that hold it, by their statistics.
+    BackwardGather,
+}
+
+impl Kernel {
+    /// All of them.
+    pub const ALL: [Kernel; 10] = [
+        Kernel::Forward2x2,
+        Kernel::Forward3x3,
+        Kernel::ForwardAny,
+        Kernel::Partials,
+        Kernel::ForwardParts,
+        Kernel::Backward2x2,
+        Kernel::BackwardDisjoint,
+        Kernel::Statistics,
+        Kernel::StatisticsParts,
+        Kernel::BackwardGather,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Kernel::Forward2x2 => "forward_2x2",
+            Kernel::Forward3x3 => "forward_3x3",
+            Kernel::ForwardAny => "forward_any",
+            Kernel::Partials => "partials",
+            Kernel::ForwardParts => "forward_parts",
+            Kernel::Backward2x2 => "backward_2x2",
+            Kernel::BackwardDisjoint => "backward_disjoint",
+            Kernel::Statistics => "statistics",
+            Kernel::StatisticsParts => "statistics_parts",
+            Kernel::BackwardGather => "backward_gather",
+        }
+    }
+}
+
+/// One kernel launch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Launch {
+    /// Which algorithm.
+    pub kernel: Kernel,
+    /// Whether it computes indices in 64 bits.
+    pub wide: bool,
+    /// Blocks, in one dimension.
+    pub grid: u32,
+    /// Threads of a block, in one dimension.
+    pub block: u32,
+    /// The kernel's argument.
+    pub params: Params,
+}
+
+impl Launch {
+    /// The kernel's name in the compiled module, such as `forward_2x2_f32_u32`.
+    pub fn function(&self, dtype: DType) -> String {
+        let index = if self.wide { "u64" } else { "u32" };
+        format!("{}_{}_{index}", self.kernel.name(), dtype.as_str())
+    }
+}
+
+/// The launches of a pass, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// None where the output is empty.
+    pub launches: Vec<Launch>,
+    /// Elements of the output.
+    pub output: usize,
+    /// Elements of the scratch buffer, in the dtype of the arithmetic: f64 for f64, else f32.
+    pub scratch: usize,
+}
+
+/// The forward pass of an input with this layout.
+pub fn forward(
+    dtype: DType,
+    input: &Layout,
+    geometry: &Geometry,
+    weighting: Weighting,
+) -> Result<Plan> {
+    let params = Params::new(geometry, weighting, Gradient::Paper, input, None)?;
+    let mut pass = Pass::new(dtype, geometry, input, None, params)?;
+    let group = 8 / pass.size;
+    let [_, _, width] = geometry.axes;
+    pass.params.output_vectors = width.output.is_multiple_of(group) as u32;
+    match special(geometry) {
+        Some(special) => {
+            let kernel = match special {
+                Special::TwoByTwo => Kernel::Forward2x2,
+                Special::ThreeByThree => Kernel::Forward3x3,
+            };
+            pass.launch(kernel, pass.outputs(group), 1);
+        }
+        None => match pass.parts() {
+            1 => pass.launch(Kernel::ForwardAny, pass.outputs(1), 1),
+            parts => {
+                pass.launch(Kernel::Partials, pass.outputs(1), parts);
+                pass.launch(Kernel::ForwardParts, pass.outputs(1), parts);
+            }
+        },
+    }
+    Ok(pass.plan(geometry.output_cells()))
+}
+
+/// The backward pass of an input and a gradient of its output with these layouts.
+pub fn backward(
+    dtype: DType,
+    input: &Layout,
+    grad: &Layout,
+    geometry: &Geometry,
+    weighting: Weighting,
+    gradient: Gradient,
+) -> Result<Plan> {
+    let params = Params::new(geometry, weighting, gradient, input, Some(grad))?;
+    let mut pass = Pass::new(dtype, geometry, input, Some(grad), params)?;
+    let [depth, height, width] = geometry.axes;
+    let group = 8 / pass.size;
+    pass.params.output_vectors = width.input.is_multiple_of(2 * group) as u32;
+    let parts = pass.parts();
+    if special(geometry) == Some(Special::TwoByTwo) {
+        let columns = width.input.div_ceil(2 * group);
+        let items = [depth.input, height.input.div_ceil(2), columns];
+        pass.launch(Kernel::Backward2x2, items, 1);
+    } else if geometry.disjoint() && parts == 1 {
+        pass.launch(Kernel::BackwardDisjoint, pass.outputs(1), 1);
+    } else {
+        match parts {
+            1 => pass.launch(Kernel::Statistics, pass.outputs(1), 1),
+            parts => {
+                pass.launch(Kernel::Partials, pass.outputs(1), parts);
+                pass.launch(Kernel::StatisticsParts, pass.outputs(1), parts);
+            }
+        }
+        pass.launch(
+            Kernel::BackwardGather,
+            geometry.axes.map(|axis| axis.input),
+            1,
+        );
+    }
+    Ok(pass.plan(geometry.input_cells()))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Special {
+    TwoByTwo,
+    ThreeByThree,
+}
+
+/// The common windows that have kernels of their own.
+fn special(geometry: &Geometry) -> Option<Special> {
+    let [depth, height, width] = geometry.axes;
+    let flat = depth.input == depth.output && depth.kernel == 1;
+    let both = |test: fn(&Axis) -> bool| {
+        !height.adaptive && !width.adaptive && test(&height) && test(&width)
+    };
+    if !flat {
+        None
+    } else if both(|a| a.kernel == 2 && a.stride == 2 && a.padding == 0) {
+        Some(Special::TwoByTwo)
+    } else if both(|a| a.kernel == 3 && a.stride == 2) {
+        Some(Special::ThreeByThree)
+    } else {
+        None
+    }
+}
+
+/// A plan in the making.
+struct Pass<'a> {
+    geometry: &'a Geometry,
+    params: Params,
+    planes: usize,
+    /// Bytes of an element.
+    size: usize,
+    wide: bool,
+    launches: Vec<Launch>,
+    scratch: usize,
+}
+
+impl<'a> Pass<'a> {
+    fn new(
+        dtype: DType,
+        geometry: &'a Geometry,
+        input: &Layout,
+        grad: Option<&Layout>,
+        mut params: Params,
+    ) -> Result<Self> {
+        let size = match dtype {
+            DType::F16 | DType::BF16 | DType::F32 | DType::F64 => dtype.size_in_bytes(),
+            _ => bail!("SoftPool: dtype {dtype:?}, expected one of f16, bf16, f32, f64"),
+        };
+        let lead = input.dims().len() - geometry.rank;
+        let planes = input.dims()[..lead].iter().product::<usize>();
+        params.input_vectors = vectors(input, 16 / size) as u32;
+        params.grad_vectors = grad.is_some_and(|grad| vectors(grad, 8 / size)) as u32;
+        let cells = planes.checked_mul(geometry.input_cells().max(geometry.output_cells()));
+        let elements = cells.and_then(|n| n.checked_mul(MOST_PARTS));
+        if elements.is_none_or(|n| n > isize::MAX as usize / 8) {
+            bail!(
+                "SoftPool: {planes} planes of {:?} are too large to address",
+                geometry.axes
+            );
+        }
+        let spans = [Some(input), grad]
+            .into_iter()
+            .flatten()
+            .all(|layout| narrow(span(layout)));
+        let wide = !(params.narrow() && spans && cells.is_some_and(narrow));
+        Ok(Self {
+            geometry,
+            params,
+            planes,
+            size,
+            wide,
+            launches: Vec::new(),
+            scratch: 0,
+        })
+    }
+
+    /// Items for each window, or for `group` windows of a row.
+    fn outputs(&self, group: usize) -> [usize; 3] {
+        let [depth, height, width] = self.geometry.axes.map(|axis| axis.output);
+        [depth, height, width.div_ceil(group)]
+    }
+
+    /// How many threads share a window: more than one where windows are large and few.
+    fn parts(&self) -> usize {
+        let cells = self
+            .geometry
+            .axes
+            .iter()
+            .map(|a| a.kernel.min(a.input))
+            .product::<usize>();
+        let windows = self.planes * self.geometry.output_cells();
+        if cells < 2 * PART || windows == 0 || windows >= FEW_THREADS {
+            return 1;
+        }
+        (FEW_THREADS / windows)
+            .min(cells / PART)
+            .clamp(1, MOST_PARTS)
+    }
+
+    fn launch(&mut self, kernel: Kernel, [depths, rows, columns]: [usize; 3], parts: usize) {
+        let windows = self.params.windows as usize;
+        let mut items = self.planes * depths * rows * columns;
+        match kernel {
+            Kernel::Partials => {
+                items *= parts;
+                self.scratch = self.scratch.max(3 * windows * (parts + 1));
+            }
+            Kernel::Statistics => self.scratch = self.scratch.max(3 * windows),
+            _ => (),
+        }
+        let wide = self.wide || !narrow(items) || !narrow(self.scratch);
+        let params = Params {
+            items: items as u64,
+            columns: Divisor::new(columns as u64),
+            rows: Divisor::new(rows as u64),
+            depths: Divisor::new(depths as u64),
+            parts: Divisor::new(parts as u64),
+            ..self.params
+        };
+        let grid = (items as u64).div_ceil(BLOCK as u64).min(LARGEST_GRID) as u32;
+        self.launches.push(Launch {
+            kernel,
+            wide,
+            grid,
+            block: BLOCK,
+            params,
+        });
+    }
+
+    fn plan(mut self, cells: usize) -> Plan {
+        if self.planes == 0 {
+            self.launches.clear();
+        }
+        Plan {
+            launches: self.launches,
+            output: self.planes * cells,
+            scratch: self.scratch,
+        }
+    }
+}
+
+/// Whether `cells` neighbours in a row, from a multiple of `cells` on, can be read as one aligned vector.
+fn vectors(layout: &Layout, cells: usize) -> bool {
+    let (column, others) = match layout.stride().split_last() {
+        Some((column, others)) => (*column, others),
+        None => return false,
+    };
+    column == 1
+        && layout.start_offset().is_multiple_of(cells)
+        && others.iter().all(|stride| stride.is_multiple_of(cells))
+}
+
+/// Elements from the first to behind the last.
+fn span(layout: &Layout) -> usize {
+    let steps = layout.dims().iter().zip(layout.stride());
+    steps.fold(1, |span: usize, (&dim, &stride)| {
+        span.saturating_add(dim.saturating_sub(1).saturating_mul(stride))
+    })
+}

@@ -627,7 +627,7 @@ DEVICE void backward_gather(ARGUMENTS) {
 // ---- The kernels by name --------------------------------------------------------------------------------------
 
 #define KERNEL(NAME, T, DTYPE, I, INDEX)                                                                       \
-    extern "C" __global__ void __launch_bounds__(256) NAME##_##DTYPE##_##INDEX(                                \
+    extern "C" __global__ void __launch_bounds__(256, 1) NAME##_##DTYPE##_##INDEX(                                \
         const T* __restrict__ input, const T* __restrict__ grad, T* __restrict__ output,                       \
         Compute<T>* __restrict__ scratch, const __grid_constant__ Params p) {                                  \
         NAME<T, I>(input, grad, output, scratch, p);                                                           \

@@ -63,8 +63,8 @@ impl AxisParams {
             // A reach past the input says no more than one to its end.
             reach: (axis.kernel - axis.padding).min(axis.input) as u64,
             padding,
-            // Only that of a single window can be larger, where it says nothing.
-            stride: Divisor::new((axis.stride as u64).min(input.saturating_add(padding))),
+            // Only that of a single window can be larger, where it says nothing, as where windows are adaptive.
+            stride: Divisor::new((axis.stride as u64).clamp(1, input.saturating_add(padding))),
             adaptive: axis.adaptive as u64,
         }
     }

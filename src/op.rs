@@ -1,5 +1,7 @@
 //! SoftPool as candle custom ops: the forward pass, and the backward pass that its `bwd` runs.
 
+#[cfg(feature = "cuda")]
+use crate::backend::cuda;
 use crate::backend::{cpu, Gradient, Weighting};
 use crate::geometry::Geometry;
 use candle_core::{
@@ -60,6 +62,13 @@ impl CustomOp1 for SoftPoolOp {
         Ok((output, g.output_shape(layout.shape())))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, input: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (g, w) = (&self.geometry, self.weighting);
+        let output = cuda::forward(input, layout, g, w)?;
+        Ok((output, g.output_shape(layout.shape())))
+    }
+
     #[cfg(not(feature = "cuda"))]
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
         no_cuda()
@@ -98,6 +107,19 @@ impl CustomOp2 for SoftPoolBackward {
             let grad = cpu::View::new(grad, grad_layout, g.rank);
             cpu::backward(input, grad, g, w, self.gradient)?
         });
+        Ok((output, layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        input: &CudaStorage,
+        layout: &Layout,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (g, w) = (&self.geometry, self.weighting);
+        let output = cuda::backward(input, layout, grad, grad_layout, g, w, self.gradient)?;
         Ok((output, layout.shape().clone()))
     }
 

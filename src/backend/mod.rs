@@ -1,6 +1,8 @@
 //! The backends, twins of each other: each has `forward` and `backward` over slices or buffers and a geometry.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod params;
 pub mod plan;
 

@@ -33,6 +33,15 @@ fn cuda_kernels_are_the_cpu_kernels() {
     );
 }
 
+#[test]
+fn metal_kernels_are_the_cpu_kernels() {
+    let language = Language {
+        name: "metal",
+        kernels: "metal/softpool.metal",
+    };
+    compare(&language, &[DType::F16, DType::BF16, DType::F32]);
+}
+
 /// Every kernel of a language, over random passes.
 fn compare(language: &Language, dtypes: &'static [DType]) {
     let Some(driver) = Driver::new(language) else {

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cuda")]
 use crate::backend::cuda;
+#[cfg(feature = "metal")]
+use crate::backend::metal;
 use crate::backend::{cpu, Gradient, Weighting};
 use crate::geometry::Geometry;
 use candle_core::{
@@ -74,6 +76,13 @@ impl CustomOp1 for SoftPoolOp {
         no_cuda()
     }
 
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, input: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
+        let (g, w) = (&self.geometry, self.weighting);
+        let output = metal::forward(input, layout, g, w)?;
+        Ok((output, g.output_shape(layout.shape())))
+    }
+
     #[cfg(not(feature = "metal"))]
     fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
         no_metal()
@@ -132,6 +141,19 @@ impl CustomOp2 for SoftPoolBackward {
         _: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         no_cuda()
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        input: &MetalStorage,
+        layout: &Layout,
+        grad: &MetalStorage,
+        grad_layout: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        let (g, w) = (&self.geometry, self.weighting);
+        let output = metal::backward(input, layout, grad, grad_layout, g, w, self.gradient)?;
+        Ok((output, layout.shape().clone()))
     }
 
     #[cfg(not(feature = "metal"))]

@@ -3,6 +3,8 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "metal")]
+pub mod metal;
 pub mod params;
 pub mod plan;
 

@@ -361,7 +361,7 @@ inline Sums merged_sums(device const float* scratch, I window, constant Params& 
 
 // A thread takes item `first`, and then every one that is `threads` further on.
 #define ARGUMENTS                                                                                                \
-    device const T *input, device const T *grad, device T *output, device float *scratch, constant Params &p,    \
+    device const T* input, device const T* grad, device T* output, device float* scratch, constant Params& p,    \
         uint first, uint threads
 #define FOR_ITEMS(item) for (I item = I(first); item < I(p.items); item += I(threads))
 
@@ -391,7 +391,7 @@ inline void forward_2x2(ARGUMENTS) {
 
 // P is the padding of the columns.
 template <typename T, typename I, int P>
-inline void forward_3x3(ARGUMENTS, I item) {
+inline void forward_3x3_item(ARGUMENTS, I item) {
     constexpr int V = 8 / sizeof(T);
     constant Temperature& t = p.in_single;
     Position<I> at = position(item, p);
@@ -428,9 +428,9 @@ template <typename T, typename I>
 inline void forward_3x3(ARGUMENTS) {
     FOR_ITEMS(item) {
         if (p.axes[2].padding)
-            forward_3x3<T, I, 1>(input, grad, output, scratch, p, first, threads, item);
+            forward_3x3_item<T, I, 1>(input, grad, output, scratch, p, first, threads, item);
         else
-            forward_3x3<T, I, 0>(input, grad, output, scratch, p, first, threads, item);
+            forward_3x3_item<T, I, 0>(input, grad, output, scratch, p, first, threads, item);
     }
 }
 

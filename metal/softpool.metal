@@ -44,12 +44,10 @@ inline ulong divide(ulong n, constant Divisor& d) { return n / d.value; }
 // ---- The dtypes -----------------------------------------------------------------------------------------------
 
 // Metal 3.0 has no bfloat: its bits are the upper half of a float's.
-struct bf16 {
-    ushort bits;
-};
+enum class bf16 : ushort {};
 
 inline float widen(half v) { return float(v); }
-inline float widen(bf16 v) { return as_type<float>(uint(v.bits) << 16); }
+inline float widen(bf16 v) { return as_type<float>(uint(v) << 16); }
 inline float widen(float v) { return v; }
 
 template <typename T>
@@ -66,7 +64,7 @@ struct Element<bf16> {
     static bf16 narrow(float v) {
         uint bits = as_type<uint>(v);
         bits = v != v ? bits >> 16 | 0x40u : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-        return {ushort(bits)};
+        return bf16(bits);
     }
 };
 template <>

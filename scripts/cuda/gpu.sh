@@ -9,14 +9,13 @@ cd "$(dirname "$0")/../.."
 bundle=target/cuda-gpu
 
 build() {
-    eval "$(scripts/cuda/toolkit.sh)"
     eval "$(scripts/cuda/toolkit.sh libraries)"
     export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}"
     # Without a driver, the linker is given an empty one; the real one is loaded first when running.
     mkdir -p target/cuda-stub
     : | cc -shared -Wl,-soname,libcuda.so.1 -x c - -o target/cuda-stub/libcuda.so
     home=${CUDA_HOME:-$(dirname "$(dirname "$(command -v nvcc)")")}
-    export RUSTFLAGS="${RUSTFLAGS:-} -L $PWD/target/cuda-stub -L $home/lib -L $home/lib64 -L $PWD/target/cuda-toolkit/nvidia/cu13/lib \
+    export RUSTFLAGS="${RUSTFLAGS:-} -L $PWD/target/cuda-stub -L $home/lib -L $home/lib64 \
 -C link-arg=-Wl,--unresolved-symbols=ignore-all -C strip=symbols"
     rm -rf "$bundle"
     mkdir -p "$bundle"

@@ -51,7 +51,7 @@ pub fn forward(
     })
 }
 
-/// The gradient of the input of [`forward`], contiguous, from that of its output.
+/// The gradient of the input of `forward`, contiguous, from that of its output.
 pub fn backward(
     input: &CudaStorage,
     layout: &Layout,

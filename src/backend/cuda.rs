@@ -51,7 +51,7 @@ pub fn forward(
     })
 }
 
-/// The gradient of the input of [`forward`], contiguous, from that of its output.
+/// The gradient of the input of `forward`, contiguous, from that of its output.
 pub fn backward(
     input: &CudaStorage,
     layout: &Layout,
@@ -81,8 +81,8 @@ fn run<T: CudaElement>(
     // The driver has no allocations of nothing.
     // SAFETY: the kernels write every cell of the output; of the scratch buffer they read what they wrote.
     let output = unsafe { device.alloc::<T>(plan.output.max(1)) };
-    let output = output.map_err(|e| no_memory(e, plan.output * size_of::<T>()))?;
-    let scratch = match plan.scratch {
+    let mut output = output.map_err(|e| no_memory(e, plan.output * size_of::<T>()))?;
+    let mut scratch = match plan.scratch {
         0 => None,
         // SAFETY: as above.
         n => Some(
@@ -96,8 +96,8 @@ fn run<T: CudaElement>(
             .get_or_load_custom_func(&function, MODULE, PTX)
             .map_err(unloadable)?;
         let mut arguments = function.builder();
-        arguments.arg(input).arg(grad).arg(&output);
-        match &scratch {
+        arguments.arg(input).arg(grad).arg(&mut output);
+        match &mut scratch {
             Some(scratch) => arguments.arg(scratch),
             None => arguments.arg(&0u64),
         };

@@ -334,3 +334,99 @@ fn span(layout: &Layout) -> usize {
         span.saturating_add(dim.saturating_sub(1).saturating_mul(stride))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::Windows;
+    use candle_core::Shape;
+
+    const WEIGHTING: Weighting = Weighting {
+        beta: 1.0,
+        nan_to_num: false,
+    };
+
+    fn plans(dims: &[usize], kernel: usize, stride: usize) -> [Plan; 2] {
+        let windows = Windows::Sliding {
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            padding: [0; 2],
+            ceil_mode: false,
+        };
+        let geometry = Geometry::new("SoftPool2d", &windows, dims).unwrap();
+        let input = Layout::contiguous(Shape::from(dims));
+        let grad = Layout::contiguous(geometry.output_shape(input.shape()));
+        let gradient = Gradient::Exact;
+        [
+            forward(DType::F16, &input, &geometry, WEIGHTING).unwrap(),
+            backward(DType::F16, &input, &grad, &geometry, WEIGHTING, gradient).unwrap(),
+        ]
+    }
+
+    fn kernels(plan: &Plan) -> Vec<Kernel> {
+        plan.launches.iter().map(|launch| launch.kernel).collect()
+    }
+
+    #[test]
+    fn common_windows_have_kernels_of_their_own() {
+        let [forward, backward] = plans(&[8, 64, 112, 112], 2, 2);
+        assert_eq!(kernels(&forward), [Kernel::Forward2x2]);
+        assert_eq!(kernels(&backward), [Kernel::Backward2x2]);
+        let [forward, backward] = plans(&[8, 64, 112, 112], 3, 2);
+        assert_eq!(kernels(&forward), [Kernel::Forward3x3]);
+        assert_eq!(
+            kernels(&backward),
+            [Kernel::Statistics, Kernel::BackwardGather]
+        );
+    }
+
+    #[test]
+    fn threads_share_the_windows_that_are_large_and_few() {
+        let [forward, backward] = plans(&[8, 64, 56, 56], 56, 56);
+        assert_eq!(kernels(&forward), [Kernel::Partials, Kernel::ForwardParts]);
+        let shared = [
+            Kernel::Partials,
+            Kernel::StatisticsParts,
+            Kernel::BackwardGather,
+        ];
+        assert_eq!(kernels(&backward), shared);
+    }
+
+    #[test]
+    fn indices_are_wide_only_where_the_sizes_are() {
+        for (batch, wide) in [(1 << 11, false), (1 << 12, true)] {
+            for (kernel, stride) in [(2, 2), (3, 2), (5, 3), (500, 1)] {
+                let plans = plans(&[batch, 1, 1024, 1023], kernel, stride);
+                let launches = plans.iter().flat_map(|plan| &plan.launches);
+                assert!(launches.clone().count() > 1);
+                for launch in launches {
+                    assert_eq!(launch.wide, wide, "{launch:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn grids_stay_within_the_limit_and_cover_every_item() {
+        for launch in plans(&[1 << 16, 64, 64, 64], 5, 1)
+            .iter()
+            .flat_map(|plan| &plan.launches)
+        {
+            assert_eq!(u64::from(launch.grid), LARGEST_GRID);
+            assert!(launch.params.items > LARGEST_GRID * u64::from(BLOCK));
+        }
+        for launch in plans(&[1, 1, 30, 30], 5, 1)
+            .iter()
+            .flat_map(|plan| &plan.launches)
+        {
+            assert!(launch.params.items <= u64::from(launch.grid) * u64::from(launch.block));
+        }
+    }
+
+    #[test]
+    fn an_empty_tensor_launches_nothing() {
+        for plan in plans(&[0, 3, 8, 8], 2, 2) {
+            assert_eq!((plan.output, plan.launches.len()), (0, 0));
+        }
+    }
+}

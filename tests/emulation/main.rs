@@ -5,6 +5,7 @@
 
 mod case;
 mod driver;
+mod rounding;
 
 use candle_core::{CpuStorage, DType, Layout, Storage, Tensor};
 use candle_softpool::backend::cpu::{self, Element, View};

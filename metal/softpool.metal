@@ -60,7 +60,7 @@ struct Element<half> {
 template <>
 struct Element<bf16> {
     static float largest() { return 3.38953139e38f; }
-    // To nearest, ties to even; rounding could carry a NaN's payload into another number.
+    // To nearest, ties to even; rounding could carry a NaN of the hardware's, such as 0x7fffffff, into another number.
     static bf16 narrow(float v) {
         uint bits = as_type<uint>(v);
         bits = v != v ? bits >> 16 | 0x40u : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;

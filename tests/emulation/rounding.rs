@@ -69,8 +69,4 @@ fn metal_rounds_ties_to_even() {
         let average = pair[0].to_f64() / 2.0 + pair[1].to_f64() / 2.0;
         assert_eq!(*y, bf16::from_f64(average), "the average of {pair:?}");
     }
-    // Payloads that rounding would carry into infinity, zero and beyond.
-    for bits in [0x7f81, 0x7fff, 0xff81, 0xffff] {
-        assert!(averages(&mut driver, &[bf16::from_bits(bits), bf16::ONE])[0].is_nan());
-    }
 }

@@ -240,7 +240,7 @@ fn close<T: Element>(
     let (narrow, wide) = match T::DTYPE {
         DType::F16 => (1e-3, 4e-6),
         DType::BF16 => (8e-3, 4e-6),
-        DType::F32 => (2e-7, 4e-6),
+        DType::F32 => (2e-7, 2e-6),
         _ => (1e-15, 4e-14),
     };
     if found.len() != expected.len() {

@@ -43,8 +43,8 @@ inline ulong divide(ulong n, constant Divisor& d) { return n / d.value; }
 
 // ---- The dtypes -----------------------------------------------------------------------------------------------
 
-// Metal 3.0 has no bfloat: its bits are the upper half of a float's.
-enum class bf16 : ushort {};
+// Metal 3.0 has no bfloat: these are its bits, the upper half of a float's.
+typedef ushort bf16;
 
 inline float widen(half v) { return float(v); }
 inline float widen(bf16 v) { return as_type<float>(uint(v) << 16); }
@@ -374,8 +374,8 @@ inline void forward_2x2(ARGUMENTS) {
         const I step = I(p.input[4]), left = left_of(from.column, I(p.axes[2].input));
         float s[2][2 * V];
         load<T, 2 * V>(s[0], row, left, step, p.input_vectors, t.sign);
-        load<T, 2 * V>(s[1], row + I(p.input[3]), from.row + 1 < I(p.axes[1].input) ? left : I(0), step, p.input_vectors,
-                t.sign);
+        load<T, 2 * V>(s[1], row + I(p.input[3]), from.row + 1 < I(p.axes[1].input) ? left : I(0), step,
+                       p.input_vectors, t.sign);
         T ys[V];
 #pragma unroll
         for (int j = 0; j < V; j++) {

@@ -49,18 +49,25 @@ impl IntoSize<3> for (usize, usize, usize) {
 }
 
 /// What a pooling layer is told of its windows, before it has seen an input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Windows<const D: usize> {
     /// Windows of one size at regular steps.
     Sliding {
+        /// Cells of a window.
         kernel: [usize; D],
+        /// From a window's start to the next one's.
         stride: [usize; D],
+        /// Cells added on both sides.
         padding: [usize; D],
+        /// Whether a last window may reach beyond the padding.
         ceil_mode: bool,
     },
     /// PyTorch's adaptive windows: a fixed number of outputs, whatever the input's size.
-    Adaptive { output: [usize; D] },
+    Adaptive {
+        /// The number of windows.
+        output: [usize; D],
+    },
 }
 
 /// The windows along one dimension.

@@ -1,5 +1,9 @@
 //! SoftPool as candle custom ops: the forward pass, and the backward pass that its `bwd` runs.
 
+#[cfg(feature = "cuda")]
+use crate::backend::cuda;
+#[cfg(feature = "metal")]
+use crate::backend::metal;
 use crate::backend::{cpu, Gradient, Weighting};
 use crate::geometry::Geometry;
 use candle_core::{
@@ -60,9 +64,23 @@ impl CustomOp1 for SoftPoolOp {
         Ok((output, g.output_shape(layout.shape())))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, input: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (g, w) = (&self.geometry, self.weighting);
+        let output = cuda::forward(input, layout, g, w)?;
+        Ok((output, g.output_shape(layout.shape())))
+    }
+
     #[cfg(not(feature = "cuda"))]
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
         no_cuda()
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, input: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
+        let (g, w) = (&self.geometry, self.weighting);
+        let output = metal::forward(input, layout, g, w)?;
+        Ok((output, g.output_shape(layout.shape())))
     }
 
     #[cfg(not(feature = "metal"))]
@@ -101,6 +119,19 @@ impl CustomOp2 for SoftPoolBackward {
         Ok((output, layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        input: &CudaStorage,
+        layout: &Layout,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (g, w) = (&self.geometry, self.weighting);
+        let output = cuda::backward(input, layout, grad, grad_layout, g, w, self.gradient)?;
+        Ok((output, layout.shape().clone()))
+    }
+
     #[cfg(not(feature = "cuda"))]
     fn cuda_fwd(
         &self,
@@ -110,6 +141,19 @@ impl CustomOp2 for SoftPoolBackward {
         _: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         no_cuda()
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        input: &MetalStorage,
+        layout: &Layout,
+        grad: &MetalStorage,
+        grad_layout: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        let (g, w) = (&self.geometry, self.weighting);
+        let output = metal::backward(input, layout, grad, grad_layout, g, w, self.gradient)?;
+        Ok((output, layout.shape().clone()))
     }
 
     #[cfg(not(feature = "metal"))]

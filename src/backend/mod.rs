@@ -1,6 +1,12 @@
 //! The backends, twins of each other: each has `forward` and `backward` over slices or buffers and a geometry.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "metal")]
+pub mod metal;
+pub mod params;
+pub mod plan;
 
 /// What a kernel is told besides the geometry.
 #[doc(hidden)]

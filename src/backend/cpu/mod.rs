@@ -108,13 +108,9 @@ fn settled(geometry: &Geometry) -> Geometry {
 }
 
 fn no_memory(tiling: &Tiling) -> Error {
-    let Tiling {
-        planes,
-        rows,
-        columns,
-        ..
-    } = tiling;
+    let planes = tiling.planes;
+    let cells = tiling.rows as u128 * tiling.columns as u128;
     Error::Msg(format!(
-        "SoftPool: no memory for {planes} planes of {rows} rows of {columns} cells"
+        "SoftPool: no memory for {planes} planes of {cells} cells"
     ))
 }

@@ -1,0 +1,85 @@
+//! Compiles `cuda/softpool.cu` to PTX, under the feature `cuda` only.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+const SOURCE: &str = "cuda/softpool.cu";
+/// PTX runs on GPUs of its own compute capability and all later ones; CUDA 12 and 13 both know this one.
+const DEFAULT_CAPABILITY: &str = "75";
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        println!("cargo::rerun-if-changed={SOURCE}");
+        for name in ["CUDA_COMPUTE_CAP", "CUDA_HOME", "CUDA_PATH", "NVCC"] {
+            println!("cargo::rerun-if-env-changed={name}");
+        }
+        let capability = capability();
+        println!("cargo::rustc-env=SOFTPOOL_COMPUTE_CAPABILITY={capability}");
+        if let Err(reason) = compile(&capability) {
+            println!("cargo::error={reason}");
+        }
+    }
+}
+
+fn compile(capability: &str) -> Result<(), String> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    let nvcc = nvcc();
+    let output = Command::new(&nvcc)
+        .args(["-std=c++17", "-O3", "-ptx"])
+        .arg(format!("-arch=compute_{capability}"))
+        .arg("-o")
+        .arg(out.join("softpool.ptx"))
+        .arg(SOURCE)
+        .output()
+        .map_err(|e| {
+            let nvcc = nvcc.display();
+            format!("the feature `cuda` needs NVIDIA's compiler, but {nvcc} does not start ({e}): install the CUDA toolkit and set CUDA_HOME, NVCC or PATH")
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let messages = [output.stdout, output.stderr].concat();
+    let messages = String::from_utf8_lossy(&messages).replace('\n', " | ");
+    Err(format!(
+        "{} cannot compile {SOURCE} for compute capability {capability} (CUDA_COMPUTE_CAP sets another): {messages}",
+        nvcc.display()
+    ))
+}
+
+/// The first that starts, looked for where candle's kernels look: `NVCC`, the path, `CUDA_HOME`, `CUDA_PATH`.
+fn nvcc() -> PathBuf {
+    let of_home = |name| env::var_os(name).map(|home| PathBuf::from(home).join("bin/nvcc"));
+    let named = env::var_os("NVCC").map(PathBuf::from);
+    let starts = |nvcc: &PathBuf| Command::new(nvcc).arg("--version").output().is_ok();
+    [
+        named,
+        Some("nvcc".into()),
+        of_home("CUDA_HOME"),
+        of_home("CUDA_PATH"),
+    ]
+    .into_iter()
+    .flatten()
+    .find(starts)
+    .unwrap_or("nvcc".into())
+}
+
+/// Digits such as 90, from `CUDA_COMPUTE_CAP` (90, 9.0 or 90a), or that of this machine's first GPU.
+fn capability() -> String {
+    let named = env::var("CUDA_COMPUTE_CAP").ok();
+    let found = named.or_else(|| {
+        let query = ["--query-gpu=compute_cap", "--format=csv,noheader"];
+        let output = Command::new("nvidia-smi").args(query).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        Some(text.lines().next()?.to_owned())
+    });
+    let digits = found.map(|text| {
+        text.chars()
+            .filter(char::is_ascii_digit)
+            .collect::<String>()
+    });
+    digits
+        .filter(|digits| digits.len() >= 2)
+        .unwrap_or(DEFAULT_CAPABILITY.into())
+}

@@ -1,0 +1,131 @@
+//! The CUDA backend: the kernels of `cuda/softpool.cu`, launched on candle's stream.
+
+use super::cpu::Element;
+use super::params::Params;
+use super::plan::{self, Plan};
+use super::{Gradient, Weighting};
+use crate::geometry::Geometry;
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg,
+};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorageSlice, WrapErr};
+use candle_core::{bail, CudaStorage, Error, Layout, Result};
+
+const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/softpool.ptx"));
+const MODULE: &str = concat!("candle-softpool-", env!("CARGO_PKG_VERSION"));
+
+// SAFETY: `Params` is `repr(C)`, plain numbers without padding, and `cuda/softpool.cu` declares the same.
+unsafe impl DeviceRepr for Params {}
+
+/// A dtype that the kernels take.
+trait CudaElement: Element<Compute: DeviceRepr> + CudaDType + DeviceRepr {}
+impl<T: Element<Compute: DeviceRepr> + CudaDType + DeviceRepr> CudaElement for T {}
+
+/// Runs `$body` with the storages' cells as slices of the element type that they share.
+macro_rules! dispatch {
+    ($name:literal, ($($storage:ident),+), $body:expr) => {
+        match ($(&$storage.slice,)+) {
+            dispatch!(@pattern F16 ($($storage),+)) => $body,
+            dispatch!(@pattern BF16 ($($storage),+)) => $body,
+            dispatch!(@pattern F32 ($($storage),+)) => $body,
+            dispatch!(@pattern F64 ($($storage),+)) => $body,
+            _ => bail!(concat!($name, ": expected tensors of one dtype out of f16, bf16, f32, f64")),
+        }
+    };
+    (@pattern $dtype:ident ($($storage:ident),+)) => { ($(CudaStorageSlice::$dtype($storage),)+) };
+}
+
+/// SoftPool of every plane of `input`, contiguous.
+pub fn forward(
+    input: &CudaStorage,
+    layout: &Layout,
+    geometry: &Geometry,
+    weighting: Weighting,
+) -> Result<CudaStorage> {
+    let plan = plan::forward(input.dtype(), layout, geometry, weighting)?;
+    let device = input.device();
+    dispatch!("soft-pool", (input), {
+        let input = input.slice(layout.start_offset().min(input.len())..);
+        run(device, &plan, &input, &input)
+    })
+}
+
+/// The gradient of the input of `forward`, contiguous, from that of its output.
+pub fn backward(
+    input: &CudaStorage,
+    layout: &Layout,
+    grad: &CudaStorage,
+    grad_layout: &Layout,
+    geometry: &Geometry,
+    weighting: Weighting,
+    gradient: Gradient,
+) -> Result<CudaStorage> {
+    let dtype = input.dtype();
+    let plan = plan::backward(dtype, layout, grad_layout, geometry, weighting, gradient)?;
+    let device = input.device();
+    dispatch!("soft-pool-backward", (input, grad), {
+        let input = input.slice(layout.start_offset().min(input.len())..);
+        let grad = grad.slice(grad_layout.start_offset().min(grad.len())..);
+        run(device, &plan, &input, &grad)
+    })
+}
+
+/// Launches a plan's kernels, one after another.
+fn run<T: CudaElement>(
+    device: &CudaDevice,
+    plan: &Plan,
+    input: &CudaView<'_, T>,
+    grad: &CudaView<'_, T>,
+) -> Result<CudaStorage> {
+    // The driver has no allocations of nothing.
+    // SAFETY: the kernels write every cell of the output; of the scratch buffer they read what they wrote.
+    let output = unsafe { device.alloc::<T>(plan.output.max(1)) };
+    let mut output = output.map_err(|e| no_memory(e, plan.output * size_of::<T>()))?;
+    let mut scratch = match plan.scratch {
+        0 => None,
+        // SAFETY: as above.
+        n => Some(
+            unsafe { device.alloc::<T::Compute>(n) }
+                .map_err(|e| no_memory(e, n * size_of::<T::Compute>()))?,
+        ),
+    };
+    for launch in &plan.launches {
+        let function = launch.function(T::DTYPE);
+        let function = device
+            .get_or_load_custom_func(&function, MODULE, PTX)
+            .map_err(unloadable)?;
+        let mut arguments = function.builder();
+        arguments.arg(input).arg(grad).arg(&mut output);
+        match &mut scratch {
+            Some(scratch) => arguments.arg(scratch),
+            None => arguments.arg(&0u64),
+        };
+        arguments.arg(&launch.params);
+        start(arguments, launch.grid, launch.block)?;
+    }
+    Ok(CudaStorage::wrap_cuda_slice(output, device.clone()))
+}
+
+fn start(mut arguments: LaunchArgs<'_>, grid: u32, block: u32) -> Result<()> {
+    let config = LaunchConfig {
+        grid_dim: (grid, 1, 1),
+        block_dim: (block, 1, 1),
+        shared_mem_bytes: 0,
+    };
+    // SAFETY: the arguments are those of all kernels of the file, and the plan keeps within the buffers.
+    unsafe { arguments.launch(config) }.w().map(|_| ())
+}
+
+fn no_memory(error: Error, bytes: usize) -> Error {
+    error.context(format!("SoftPool: {bytes} bytes on the CUDA device"))
+}
+
+fn unloadable(error: Error) -> Error {
+    error.context(concat!(
+        "SoftPool: its CUDA kernels do not load; they are PTX for compute capability ",
+        env!("SOFTPOOL_COMPUTE_CAPABILITY"),
+        " and up (CUDA_COMPUTE_CAP sets another when building), and need a driver at least as new as the toolkit \
+         that compiled them"
+    ))
+}

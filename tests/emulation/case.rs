@@ -1,0 +1,219 @@
+//! Random tensors, layouts and windows.
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_softpool::backend::{Gradient, Weighting};
+use candle_softpool::geometry::{Geometry, Windows};
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// How a tensor lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub enum Lie {
+    Contiguous,
+    /// A part of a larger tensor, from cell `.0` of its rows on.
+    Narrowed(usize),
+    ChannelsLast,
+    Transposed,
+    /// One image or channel, seen as many.
+    Broadcast,
+}
+
+/// Where the values are.
+#[derive(Clone, Copy, Debug)]
+pub enum Values {
+    Normal,
+    /// So large that differences overflow.
+    Huge,
+    /// Around a large mean.
+    Shifted,
+    /// With NaN and infinities among them.
+    NotFinite,
+    /// With infinities of the one sign, whole windows of them among them.
+    Infinite(bool),
+}
+
+/// A pass to compare.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub dtype: DType,
+    pub dims: Vec<usize>,
+    pub geometry: Geometry,
+    pub weighting: Weighting,
+    pub gradient: Gradient,
+    pub input: (Lie, Values),
+    pub grad: Lie,
+    pub seed: u64,
+    /// Index in 64 bits whatever the plan says.
+    pub wide: bool,
+    /// At most so many blocks, so that threads loop.
+    pub grid: u32,
+}
+
+/// Kernel, stride, padding of an axis of `n` cells, or an adaptive output size.
+type Axis = (usize, [usize; 3], usize);
+
+fn axis() -> impl Strategy<Value = Axis> {
+    let usual = select(vec![
+        [2, 2, 0],
+        [2, 2, 0],
+        [3, 2, 0],
+        [3, 2, 1],
+        [3, 1, 1],
+        [1, 1, 0],
+    ]);
+    let any =
+        (1usize..8, 1usize..6).prop_flat_map(|(k, s)| (0..=k / 2).prop_map(move |p| [k, s, p]));
+    let large = (9usize..14, 1usize..14, 0usize..5).prop_map(|(k, s, p)| [k, s, p]);
+    let axis = (
+        1usize..40,
+        prop_oneof![5 => usual, 3 => any, 1 => large],
+        1usize..12,
+    );
+    axis.prop_filter("a window", |(n, [k, _, p], _)| *k <= n + 2 * p)
+}
+
+fn geometry(
+    rank: usize,
+    same: bool,
+    adaptive: bool,
+    ceil_mode: bool,
+    mut axes: [Axis; 3],
+    dims: &[usize],
+) -> Geometry {
+    if same {
+        axes[1].1 = axes[2].1;
+    }
+    fn windows<const D: usize>(axes: &[Axis], adaptive: bool, ceil_mode: bool) -> Windows<D> {
+        let each = |f: fn(&Axis) -> usize| std::array::from_fn(|d| f(&axes[d]));
+        match adaptive {
+            true => Windows::Adaptive {
+                output: each(|a| a.2),
+            },
+            false => Windows::Sliding {
+                kernel: each(|a| a.1[0]),
+                stride: each(|a| a.1[1]),
+                padding: each(|a| a.1[2]),
+                ceil_mode,
+            },
+        }
+    }
+    let axes = &axes[3 - rank..];
+    let geometry = match rank {
+        1 => Geometry::new("emulation", &windows::<1>(axes, adaptive, ceil_mode), dims),
+        2 => Geometry::new("emulation", &windows::<2>(axes, adaptive, ceil_mode), dims),
+        _ => Geometry::new("emulation", &windows::<3>(axes, adaptive, ceil_mode), dims),
+    };
+    geometry.unwrap()
+}
+
+/// Any pass with tensors of these dtypes.
+pub fn case(dtypes: &'static [DType]) -> impl Strategy<Value = Case> {
+    let lie = || {
+        prop_oneof![
+            3 => Just(Lie::Contiguous),
+            2 => (0usize..9).prop_map(Lie::Narrowed),
+            1 => Just(Lie::ChannelsLast),
+            1 => Just(Lie::Transposed),
+            1 => Just(Lie::Broadcast),
+        ]
+    };
+    let values = prop_oneof![
+        4 => Just(Values::Normal),
+        1 => Just(Values::Huge),
+        1 => Just(Values::Shifted),
+        2 => Just(Values::NotFinite),
+        1 => any::<bool>().prop_map(Values::Infinite),
+    ];
+    let beta = prop_oneof![
+        4 => Just(1.0),
+        4 => -3.0..3.0,
+        1 => select(vec![0.0, 1e-3, -50.0, 1e3, 1e-35, -1e-310, 1e60]),
+    ];
+    let shape = (
+        select(vec![1usize, 2, 2, 2, 3]),
+        any::<bool>(),
+        [1usize..4, 1usize..4],
+    );
+    // Widths that vectors fit, as well as any.
+    let width = prop_oneof![Just(None), (1usize..5).prop_map(|n| Some(16 * n))];
+    let windows = (
+        [axis(), axis(), axis()],
+        any::<bool>(),
+        prop::bool::weighted(0.15),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    let how = (beta, any::<bool>(), any::<bool>(), select(dtypes));
+    let launch = (
+        any::<u64>(),
+        any::<bool>(),
+        prop_oneof![Just(u32::MAX), 1u32..3],
+    );
+    (shape, width, windows, how, (lie(), values, lie()), launch).prop_map(
+        |((rank, batched, lead), width, windows, how, (lie, values, grad), launch)| {
+            let (mut axes, same, adaptive, ceil_mode, flat) = windows;
+            let (beta, nan_to_num, exact, dtype) = how;
+            let (seed, wide, grid) = launch;
+            axes[0].0 = axes[0].0.min(6).max(axes[0].1[0]);
+            if flat {
+                axes[0].1 = [1, 1, 0];
+            }
+            if let Some(width) = width {
+                axes[2].0 = width;
+            }
+            if same {
+                axes[1].0 = axes[1].0.max(axes[2].1[0]);
+            }
+            let spatial = axes[3 - rank..].iter().map(|axis| axis.0);
+            let lead = if batched { &lead[..] } else { &lead[..1] };
+            let dims: Vec<_> = lead.iter().copied().chain(spatial).collect();
+            Case {
+                dtype,
+                geometry: geometry(rank, same, adaptive, ceil_mode, axes, &dims),
+                dims,
+                weighting: Weighting { beta, nan_to_num },
+                gradient: if exact {
+                    Gradient::Exact
+                } else {
+                    Gradient::Paper
+                },
+                input: (lie, values),
+                grad,
+                seed,
+                wide,
+                grid,
+            }
+        },
+    )
+}
+
+/// A tensor of these dimensions that lies in memory as told.
+pub fn tensor(
+    dims: &[usize],
+    dtype: DType,
+    lie: Lie,
+    mut value: impl FnMut() -> f64,
+) -> Result<Tensor> {
+    let (last, rank) = (dims.len() - 1, dims.len());
+    let mut stored = dims.to_vec();
+    match lie {
+        Lie::Contiguous => (),
+        Lie::Narrowed(start) => stored[last] += start + 3 - start % 3,
+        Lie::ChannelsLast => stored[1..].rotate_left(1),
+        Lie::Transposed => stored.swap(last, rank - 2),
+        Lie::Broadcast => stored[0] = 1,
+    }
+    let data: Vec<f64> = (0..stored.iter().product()).map(|_| value()).collect();
+    let tensor = Tensor::from_vec(data, stored, &Device::Cpu)?.to_dtype(dtype)?;
+    match lie {
+        Lie::Contiguous => Ok(tensor),
+        Lie::Narrowed(start) => tensor.narrow(last, start, dims[last]),
+        Lie::ChannelsLast => {
+            let mut order: Vec<_> = (0..rank).collect();
+            order[1..].rotate_right(1);
+            tensor.permute(order)
+        }
+        Lie::Transposed => tensor.transpose(last, rank - 2),
+        Lie::Broadcast => tensor.broadcast_as(dims),
+    }
+}

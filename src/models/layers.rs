@@ -1,6 +1,6 @@
 //! What the families have in common.
 
-use candle_core::{DType, ModuleT, Result, Tensor};
+use candle_core::{bail, DType, ModuleT, Result, Tensor};
 use candle_nn::{batch_norm, BatchNorm, Conv2d, Conv2dConfig, Init, VarBuilder};
 
 /// Convolution without bias, then batch norm.
@@ -21,15 +21,16 @@ pub(super) struct Window {
 
 impl Window {
     /// A square one that keeps the size, but for the stride.
-    pub fn same(kernel: usize, stride: usize) -> Self {
+    pub const fn same(kernel: usize, stride: usize) -> Self {
         Self {
+            kernel: (kernel, kernel),
             stride,
-            ..Self::oblong(kernel, kernel)
+            padding: (kernel / 2, kernel / 2),
         }
     }
 
     /// A square one without padding.
-    pub fn valid(kernel: usize, stride: usize) -> Self {
+    pub const fn valid(kernel: usize, stride: usize) -> Self {
         Self {
             kernel: (kernel, kernel),
             stride,
@@ -38,7 +39,7 @@ impl Window {
     }
 
     /// One of any height and width that keeps the size.
-    pub fn oblong(height: usize, width: usize) -> Self {
+    pub const fn oblong(height: usize, width: usize) -> Self {
         Self {
             kernel: (height, width),
             stride: 1,
@@ -124,4 +125,14 @@ pub(super) fn global_average(xs: &Tensor) -> Result<Tensor> {
         .flatten_from(2)?
         .mean(2)?
         .to_dtype(dtype)
+}
+
+/// Images a network can take: `(N, 3, H, W)`, of at least this height and width.
+pub(super) fn check_input(network: &str, xs: &Tensor, smallest: usize) -> Result<()> {
+    match xs.dims() {
+        [_, 3, height, width] if *height.min(width) >= smallest => Ok(()),
+        dims => bail!(
+            "{network}: input of shape {dims:?}, expected (N, 3, H, W) with H and W at least {smallest}"
+        ),
+    }
 }

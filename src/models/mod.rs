@@ -16,6 +16,8 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
+pub mod densenet;
+pub mod inception;
 mod layers;
 mod pooling;
 pub mod resnet;
@@ -26,6 +28,8 @@ pub use weights::Weights;
 
 use candle_core::{bail, DType, Device, Error, ModuleT, Result, Tensor};
 use candle_nn::VarBuilder;
+use densenet::{Config as D, DenseNet};
+use inception::InceptionV3;
 use resnet::{Config as R, ResNet};
 use std::fmt;
 use std::path::Path;
@@ -128,6 +132,16 @@ models! {
     WideResNet50_2 "wide_resnet50_2" resnet(&R::WIDE_RESNET50_2),
     /// Wide ResNet-101.
     WideResNet101_2 "wide_resnet101_2" resnet(&R::WIDE_RESNET101_2),
+    /// DenseNet-121.
+    DenseNet121 "densenet121" densenet(&D::DENSENET121),
+    /// DenseNet-161.
+    DenseNet161 "densenet161" densenet(&D::DENSENET161),
+    /// DenseNet-169.
+    DenseNet169 "densenet169" densenet(&D::DENSENET169),
+    /// DenseNet-201.
+    DenseNet201 "densenet201" densenet(&D::DENSENET201),
+    /// Inception v3.
+    InceptionV3 "inception_v3" inception,
 }
 
 fn resnet(
@@ -136,10 +150,57 @@ fn resnet(
     move |classes, pooling, vb| Ok(Box::new(ResNet::new(config, classes, pooling, vb)?))
 }
 
+fn densenet(
+    config: &D,
+) -> impl Fn(usize, &Pooling, VarBuilder) -> Result<Box<dyn Network>> + use<'_> {
+    move |classes, pooling, vb| Ok(Box::new(DenseNet::new(config, classes, pooling, vb)?))
+}
+
+fn inception(classes: usize, pooling: &Pooling, vb: VarBuilder) -> Result<Box<dyn Network>> {
+    Ok(Box::new(InceptionV3::new(classes, pooling, vb)?))
+}
+
 impl Model {
-    /// Height and width of the images that the published weights were trained on.
+    /// Height and width of the images that torchvision evaluates the published weights on.
     pub const fn input_size(self) -> usize {
-        224
+        match self {
+            Self::InceptionV3 => 299,
+            _ => 224,
+        }
+    }
+
+    /// Means that are subtracted from red, green and blue in 0 to 1: ImageNet's, or for Inception v3 one half.
+    ///
+    /// ```
+    /// use candle_softpool::models::Model;
+    ///
+    /// assert_eq!(Model::ResNet18.mean(), [0.485, 0.456, 0.406]);
+    /// assert_eq!(Model::ResNet18.std(), [0.229, 0.224, 0.225]);
+    /// assert_eq!((Model::InceptionV3.mean(), Model::InceptionV3.std()), ([0.5; 3], [0.5; 3]));
+    /// ```
+    pub const fn mean(self) -> [f32; 3] {
+        match self {
+            Self::InceptionV3 => [0.5; 3],
+            _ => [0.485, 0.456, 0.406],
+        }
+    }
+
+    /// What the difference to [`Self::mean`] is divided by.
+    pub const fn std(self) -> [f32; 3] {
+        match self {
+            Self::InceptionV3 => [0.5; 3],
+            _ => [0.229, 0.224, 0.225],
+        }
+    }
+
+    /// The name of the weight `(classes, channels)` of the last layer, whose shape tells a file's number of classes.
+    pub const fn classifier(self) -> &'static str {
+        match self {
+            Self::DenseNet121 | Self::DenseNet161 | Self::DenseNet169 | Self::DenseNet201 => {
+                "classifier.weight"
+            }
+            _ => "fc.weight",
+        }
     }
 
     /// The network with the weights of a file or folder that [`Weights::open`] reads, in this dtype on this device.

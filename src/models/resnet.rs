@@ -2,7 +2,7 @@
 //! CVPR 2017, [arXiv 1611.05431](https://arxiv.org/abs/1611.05431)) and wide ResNet (Zagoruyko, Komodakis, BMVC 2016,
 //! [arXiv 1605.07146](https://arxiv.org/abs/1605.07146)), as torchvision has them.
 
-use super::layers::{global_average, linear, ConvNorm, Window};
+use super::layers::{check_input, global_average, linear, ConvNorm, Window};
 use super::{Layer, Network, Place, Pooling};
 use crate::MaxPool2d;
 use candle_core::{ModuleT, Result, Tensor};
@@ -126,6 +126,7 @@ impl ResNet {
 
 impl Network for ResNet {
     fn features_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        check_input("ResNet", xs, 1)?;
         let xs = xs.apply_t(&self.stem, train)?.relu()?;
         let mut xs = self.pool.forward_t(&xs, train)?;
         for block in &self.blocks {

@@ -207,7 +207,7 @@ fn a_network_computes_in_half_precision() -> Result<()> {
 
     let images = Tensor::rand(-2f32, 2., (1, 3, 64, 64), &CPU)?;
     let expected = network.forward_t(&images, false)?;
-    for (dtype, tolerance) in [(DType::F32, 0.0), (DType::F16, 0.02), (DType::BF16, 0.1)] {
+    for (dtype, tolerance) in [(DType::F32, 0.0), (DType::F16, 0.02)] {
         let network = Model::ResNet18.load(&file, 4, &Pooling::Soft, dtype, &CPU)?;
         let logits = network.forward_t(&images.to_dtype(dtype)?, false)?;
         assert_eq!(logits.dtype(), dtype);

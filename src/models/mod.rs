@@ -205,6 +205,8 @@ impl Model {
 
     /// The network with the weights of a file or folder that [`Weights::open`] reads, in this dtype on this device.
     ///
+    /// On the CPU candle 0.11 multiplies f16, f32 and f64 matrices: weights in bf16 load there as one of these.
+    ///
     /// # Errors
     ///
     /// Those of [`Weights::open`], and one that lists every tensor that does not fit: see [`Weights::build`].

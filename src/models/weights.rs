@@ -273,9 +273,9 @@ impl File {
     }
 }
 
-/// An error that names the file.
+/// An error that names the file; a list of tensors wants no backtrace behind it.
 fn failed(path: &Path, problem: &dyn Display) -> Error {
-    Error::msg(format!("weights {}: {problem}", path.display()))
+    Error::Msg(format!("weights {}: {problem}", path.display()))
 }
 
 /// The files that a path stands for.

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{linear, Linear, VarBuilder, VarMap};
+use candle_softpool::models::inception::InceptionV3;
 use candle_softpool::models::{Model, Pooling, Weights};
 use std::collections::HashMap;
 use std::fs;
@@ -289,6 +290,28 @@ fn a_file_of_another_network_is_refused_with_its_number_of_classes() -> Result<(
     // 8 further blocks with 2 convolutions and 2 batch norms of 4 tensors.
     assert_eq!(error.matches("missing: ").count(), 8 * 2 * 5, "{error}");
     assert_eq!(error.lines().count(), 1 + 8 * 2 * 5, "{error}");
+    Ok(())
+}
+
+#[test]
+fn inception_loads_with_and_without_its_auxiliary_head() -> Result<()> {
+    let pooling = Pooling::Original;
+    for aux in [false, true] {
+        let variables = VarMap::new();
+        let vb = VarBuilder::from_varmap(&variables, DType::F32, &CPU);
+        match aux {
+            false => InceptionV3::new(3, &pooling, vb)?,
+            true => InceptionV3::with_aux(3, &pooling, vb)?,
+        };
+        let folder = tempdir()?;
+        let file = folder.path().join("inception_v3.safetensors");
+        variables.save(&file)?;
+        assert_eq!(
+            Weights::open(&file)?.shape("AuxLogits.fc.bias").is_some(),
+            aux
+        );
+        Model::InceptionV3.load(&file, 3, &pooling, DType::F32, &CPU)?;
+    }
     Ok(())
 }
 

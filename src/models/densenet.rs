@@ -56,7 +56,7 @@ impl Config {
 /// let config = Config { depths: [1, 1, 1, 1], ..Config::DENSENET121 };
 /// let network = DenseNet::new(&config, 10, &Pooling::Soft, vb)?;
 /// let images = Tensor::zeros((1, 3, 64, 64), DType::F32, &Device::Cpu)?;
-/// assert_eq!(network.features_t(&images, false)?.dims(), [1, 64, 2, 2]);
+/// assert_eq!(network.features_t(&images, false)?.dims(), [1, 68, 2, 2]);
 /// assert_eq!(network.forward_t(&images, false)?.dims(), [1, 10]);
 /// # Ok::<(), candle_core::Error>(())
 /// ```

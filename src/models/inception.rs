@@ -23,8 +23,8 @@ const AUX_INPUT: (usize, usize) = (768, 17);
 /// The auxiliary head serves training alone, and not every file of weights has it: [`Self::new`] builds it where `vb`
 /// holds its variables, [`Self::with_aux`] always.
 ///
-/// torchvision's `transform_input` is left to the preprocessing: `Model::mean` and `Model::std` are what the published
-/// weights want.
+/// torchvision's `transform_input` is left to the preprocessing: [`Model::mean`](super::Model::mean) and
+/// [`Model::std`](super::Model::std) are what the published weights want.
 ///
 /// ```
 /// use candle_core::{DType, Device, ModuleT, Tensor};

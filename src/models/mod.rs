@@ -39,7 +39,22 @@ use std::str::FromStr;
 ///
 /// - Input: `(N, 3, H, W)`, normalised as the weights want it, in the variables' dtype.
 /// - Logits: `(N, classes)`.
-/// - `train` true: batch norm by the batch's own statistics.
+/// - `train` true: batch norm by the batch's own statistics, and dropout where the network has it.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_nn::VarBuilder;
+/// use candle_softpool::models::{Model, Pooling};
+///
+/// let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
+/// let network = Model::ResNet18.build(10, &Pooling::Soft, vb)?;
+/// let images = Tensor::zeros((2, 3, 64, 64), DType::F32, &Device::Cpu)?;
+/// let features = network.features_t(&images, false)?;
+/// let embeddings = features.mean((2, 3))?;
+/// assert_eq!(embeddings.dims(), [2, 512]);
+/// assert_eq!(network.classify_t(&features, false)?.dims(), [2, 10]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 pub trait Network: ModuleT + Send + Sync {
     /// The last feature map `(N, C, h, w)`; its mean over h and w is an image's embedding.
     fn features_t(&self, xs: &Tensor, train: bool) -> Result<Tensor>;
@@ -204,6 +219,15 @@ impl Model {
     }
 
     /// The network with the weights of a file or folder that [`Weights::open`] reads, in this dtype on this device.
+    ///
+    /// ```no_run
+    /// use candle_core::{DType, Device};
+    /// use candle_softpool::models::{Model, Pooling};
+    ///
+    /// let model = Model::ResNet50;
+    /// let network = model.load("resnet50.safetensors", 1000, &Pooling::Original, DType::F32, &Device::Cpu)?;
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
     ///
     /// On the CPU candle 0.11 multiplies f16, f32 and f64 matrices: weights in bf16 load there as one of these.
     ///

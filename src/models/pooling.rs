@@ -18,17 +18,12 @@ type Make = dyn Fn(Place) -> Result<Layer> + Send + Sync;
 /// From a name: `original`, or that of a [`PoolingMethod`].
 ///
 /// ```
-/// use candle_softpool::{models::Pooling, PoolingMethod, SoftPool2d};
+/// use candle_softpool::{models::Pooling, PoolingMethod};
 ///
 /// let pooling: Pooling = "soft".parse()?;
 /// assert_eq!(pooling.to_string(), "soft");
+/// assert_eq!(Pooling::Method(PoolingMethod::Avg).to_string(), "avg");
 /// assert!("softest".parse::<Pooling>().unwrap_err().to_string().contains("original, soft, max"));
-///
-/// let averages = Pooling::Method(PoolingMethod::Avg);
-/// let sharper = Pooling::custom(|place| {
-///     let pool = SoftPool2d::new(place.kernel).stride(place.stride).padding(place.padding);
-///     Ok(pool.beta(2.0))
-/// });
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 #[derive(Clone)]
@@ -44,6 +39,7 @@ pub enum Pooling {
 }
 
 /// Where a network pools: the windows that SoftPool has there, and what a layer with variables needs.
+/// [`Pooling::custom`] hands it to the user, as the example there shows.
 pub struct Place<'a> {
     /// Height and width of a window.
     pub kernel: usize,
@@ -59,6 +55,23 @@ pub struct Place<'a> {
 
 impl Pooling {
     /// Layers of the user's, one for each [`Place`]; they must keep to its windows.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_nn::VarBuilder;
+    /// use candle_softpool::models::{Model, Pooling};
+    /// use candle_softpool::{Gradient, SoftPool2d};
+    ///
+    /// let pooling = Pooling::custom(|place| {
+    ///     let pool = SoftPool2d::new(place.kernel).stride(place.stride).padding(place.padding);
+    ///     Ok(pool.gradient(Gradient::Exact))
+    /// });
+    /// let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
+    /// let network = Model::ResNet18.build(10, &pooling, vb)?;
+    /// let images = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu)?;
+    /// assert_eq!(network.forward_t(&images, false)?.dims(), [1, 10]);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
     pub fn custom<L: ModuleT + Send + Sync + 'static>(
         layer: impl Fn(Place) -> Result<L> + Send + Sync + 'static,
     ) -> Self {

@@ -22,6 +22,7 @@
 pub mod backend;
 #[doc(hidden)]
 pub mod geometry;
+pub mod models;
 mod op;
 mod pooling;
 mod unfold;

@@ -1,0 +1,3 @@
+//! Networks with a choice of pooling.
+
+pub mod digits;

@@ -34,7 +34,7 @@ struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Times that every image is seen
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 10)]
     epochs: usize,
     /// Images a step
     #[arg(long, default_value_t = 50)]

@@ -18,6 +18,10 @@ use std::io;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // candle's errors carry a backtrace where RUST_BACKTRACE is set: the message is for users.
+    if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
+        std::env::set_var("RUST_LIB_BACKTRACE", "0");
+    }
     let args = Args::parse();
     if let Some(threads) = args.threads {
         // Before any thread starts: rayon and candle read these at their first use.

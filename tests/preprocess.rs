@@ -26,9 +26,8 @@ fn resizing_cropping_and_normalising_are_torchvisions() {
     );
     let mut largest = 0f32;
     for (x, y, pixel) in expected.enumerate_pixels() {
-        for c in 0..3 {
-            let value =
-                found[c][y as usize + 80][x as usize + 80] * model.std()[c] + model.mean()[c];
+        for (c, plane) in found.iter().enumerate() {
+            let value = plane[y as usize + 80][x as usize + 80] * model.std()[c] + model.mean()[c];
             largest = largest.max((value * 255.0 - f32::from(pixel.0[c])).abs());
         }
     }

@@ -33,16 +33,18 @@ pub fn initialise(variables: &VarMap, rng: &mut impl Rng) -> Result<()> {
 
 /// Writes a safetensors file beside `file` and renames it, so that no reader finds half a file.
 pub fn save(variables: &VarMap, metadata: HashMap<String, String>, file: &Path) -> Result<()> {
-    let temporary = file.with_added_extension("part");
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(".part");
+    let temporary = Path::new(&temporary);
     let written = || -> Result<()> {
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder)?;
         }
         let data = variables.data().lock().expect("no thread panicked");
         let tensors = data.iter().map(|(name, var)| (name, var.as_tensor()));
-        safetensors::serialize_to_file(tensors, Some(metadata), &temporary)?;
-        File::open(&temporary)?.sync_all()?;
-        std::fs::rename(&temporary, file)?;
+        safetensors::serialize_to_file(tensors, Some(metadata), temporary)?;
+        File::open(temporary)?.sync_all()?;
+        std::fs::rename(temporary, file)?;
         Ok(())
     };
     written().with_context(|| format!("cannot write {}", file.display()))

@@ -17,6 +17,7 @@
 //! ```
 
 pub mod densenet;
+pub mod digits;
 pub mod inception;
 mod layers;
 mod pooling;

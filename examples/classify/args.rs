@@ -1,0 +1,139 @@
+//! The command line.
+
+use candle_core::{bail, DType, Device, Error, Result};
+use candle_softpool::models::{Model, Pooling};
+use clap::{Parser, ValueEnum};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Classifies images: by default handwritten digits, with weights that ship; with --model as ImageNet's 1,000 classes.
+///
+/// Without a path it classifies the sample images that ship. A path is an image (PNG, JPEG) or a folder of them; `-` reads
+/// paths from standard input, one a line. Results go to standard output as they are found, in the order of the
+/// input; what went wrong goes to standard error, and the exit status is 1 if any image failed, 2 for a wrong command.
+///
+/// Digits: an image becomes luma on white; it counts as dark on light where its border is brighter than its mean, and
+/// is then inverted. An image of 28×28 is taken as it is; any other is cut to its ink, scaled to 20 pixels and centred
+/// by its mass in 28×28, as MNIST was made.
+///
+/// ImageNet: the shorter side becomes 256 pixels (342 for Inception v3) by antialiased bilinear interpolation, the
+/// centre of 224 (299) is cut out and normalised, as torchvision does.
+///
+/// The time of an image is its decoding and preparing, and its share of its batch's pass through the network.
+#[derive(Parser)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    /// Images, folders of images, or - for paths on standard input
+    pub paths: Vec<PathBuf>,
+    /// digits, or a network for ImageNet: resnet18, resnet50, densenet121, inception_v3, …
+    #[arg(long, default_value_t = Network::Digits)]
+    pub model: Network,
+    /// Weights: a safetensors or PyTorch file, a folder, or hub:OWNER/NAME[/FILE] [default: those that ship, for digits]
+    #[arg(long)]
+    pub weights: Option<String>,
+    /// Pooling: soft, max, avg, …; for ImageNet also original [default: what the weights name, else soft]
+    #[arg(long)]
+    pub pool: Option<Pooling>,
+    /// Names of the classes, one a line [default: what the weights name; ImageNet's]
+    #[arg(long)]
+    pub labels: Option<PathBuf>,
+    /// How many classes to print for an image
+    #[arg(long, default_value_t = 3, value_parser = positive)]
+    pub top_k: usize,
+    /// One JSON object a line for every image, in place of the table
+    #[arg(long)]
+    pub json: bool,
+    /// Where the network runs: auto takes a GPU if there is one
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceName,
+    /// What the network computes in
+    #[arg(long, default_value = "f32")]
+    pub dtype: DTypeName,
+    /// Images that go through the network together
+    #[arg(long, default_value_t = 8, value_parser = positive)]
+    pub batch_size: usize,
+    /// Threads of the CPU [default: all]
+    #[arg(long, value_parser = positive)]
+    pub threads: Option<usize>,
+}
+
+fn positive(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("expected a whole number above 0".to_string()),
+    }
+}
+
+/// The digit network, or one for ImageNet.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Network {
+    Digits,
+    ImageNet(Model),
+}
+
+impl FromStr for Network {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match (name, name.parse()) {
+            ("digits", _) => Ok(Self::Digits),
+            (_, Ok(model)) => Ok(Self::ImageNet(model)),
+            _ => {
+                let names: Vec<_> = Model::ALL.iter().map(|model| model.name()).collect();
+                bail!("expected one of digits, {}", names.join(", "))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Digits => f.pad("digits"),
+            Self::ImageNet(model) => model.fmt(f),
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum DeviceName {
+    Auto,
+    Cpu,
+    Cuda,
+    Metal,
+}
+
+impl DeviceName {
+    pub fn device(self) -> anyhow::Result<Device> {
+        use anyhow::Context;
+        use candle_core::utils::{cuda_is_available, metal_is_available};
+        let cuda = || Device::new_cuda(0).context("no CUDA device (built with --features cuda?)");
+        let metal =
+            || Device::new_metal(0).context("no Metal device (built with --features metal?)");
+        match self {
+            Self::Cuda => cuda(),
+            Self::Metal => metal(),
+            Self::Auto if cuda_is_available() => cuda(),
+            Self::Auto if metal_is_available() => metal(),
+            Self::Auto | Self::Cpu => Ok(Device::Cpu),
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum DTypeName {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<DTypeName> for DType {
+    fn from(name: DTypeName) -> Self {
+        match name {
+            DTypeName::F32 => Self::F32,
+            DTypeName::F16 => Self::F16,
+            DTypeName::Bf16 => Self::BF16,
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! `examples/classify` from the command line: answers on the samples, and what it says when something is wrong.
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Cargo builds the examples with the tests, beside them: `target/debug/deps/this`, `target/debug/examples/classify`.
+fn classify() -> Command {
+    let mut path = std::env::current_exe().expect("the test's own path");
+    path.pop();
+    path.pop();
+    path.push("examples");
+    path.push(format!("classify{}", std::env::consts::EXE_SUFFIX));
+    if !path.is_file() {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--locked", "--example", "classify"])
+            .status();
+        assert!(built.expect("cargo runs").success() && path.is_file());
+    }
+    let mut command = Command::new(path);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    classify().args(args).output().expect("the example runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = text(&output.stdout);
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
+}
+
+fn manifest(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn sample(name: &str) -> String {
+    manifest("examples/classify/samples")
+        .join(name)
+        .display()
+        .to_string()
+}
+
+/// The files' names and right classes, from the plain file that continuous integration reads too.
+fn expected() -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(manifest("examples/classify/samples/expected.txt"));
+    let text = text.expect("the expected answers");
+    let pairs = text
+        .lines()
+        .map(|line| line.split_once(' ').expect("a name and a class"));
+    pairs
+        .map(|(name, class)| (name.to_string(), class.to_string()))
+        .collect()
+}
+
+#[test]
+fn without_arguments_it_classifies_the_samples() {
+    for pool in ["soft", "max", "avg"] {
+        let output = run(&["--json", "--pool", pool]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let found: Vec<_> = lines(&output)
+            .iter()
+            .map(|line| {
+                let file = Path::new(line["file"].as_str().expect("a file"));
+                let name = file
+                    .file_name()
+                    .expect("a name")
+                    .to_string_lossy()
+                    .into_owned();
+                (name, line["class"].as_str().expect("a class").to_string())
+            })
+            .collect();
+        assert_eq!(found, expected(), "{pool}");
+    }
+}
+
+#[test]
+fn a_table_names_each_file_and_its_classes() {
+    let output = run(&["--top-k", "2", &sample("digit-7.png")]);
+    let table = text(&output.stdout);
+    let rows: Vec<_> = table.lines().collect();
+    assert_eq!(rows.len(), 3, "{table}");
+    assert!(
+        rows[0].contains("file") && rows[0].contains("class"),
+        "{table}"
+    );
+    let (class, next) = rows[2].rsplit_once('│').expect("columns");
+    assert!(
+        class.contains("digit-7.png │ 7 ") && class.contains(" ms"),
+        "{table}"
+    );
+    assert_eq!(next.matches('%').count(), 1, "{table}");
+}
+
+#[test]
+fn json_has_the_top_classes_and_their_probabilities() {
+    let line = &lines(&run(&["--json", "--top-k", "10", &sample("digit-3.png")]))[0];
+    let top = line["top"].as_array().expect("classes");
+    let ps: Vec<f64> = top
+        .iter()
+        .map(|t| t["probability"].as_f64().expect("a number"))
+        .collect();
+    assert_eq!(ps.len(), 10);
+    assert!(ps.is_sorted_by(|a, b| a >= b) && (ps.iter().sum::<f64>() - 1.0).abs() < 1e-5);
+    assert_eq!(line["probability"], top[0]["probability"]);
+    assert_eq!(line["class"], "3");
+}
+
+#[test]
+fn dark_digits_on_light_ground_of_any_size_and_format_give_the_same_class() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let digit = image::open(sample("digit-2.png"))
+        .expect("the sample")
+        .into_luma8();
+    let mut dark = digit.clone();
+    image::imageops::invert(&mut dark);
+    let large = image::imageops::resize(&dark, 320, 320, image::imageops::FilterType::Triangle);
+    let mut wide = image::GrayImage::from_pixel(500, 340, image::Luma([255]));
+    image::imageops::replace(&mut wide, &large, 170, 10);
+    dark.save(folder.path().join("dark.png")).expect("saved");
+    image::DynamicImage::ImageLuma8(wide)
+        .into_rgb8()
+        .save(folder.path().join("wide.jpg"))
+        .expect("saved");
+    // Black ink on nothing.
+    let clear = image::RgbaImage::from_fn(28, 28, |x, y| {
+        image::Rgba([0, 0, 0, digit.get_pixel(x, y).0[0]])
+    });
+    clear.save(folder.path().join("clear.png")).expect("saved");
+
+    let output = run(&["--json", &folder.path().display().to_string()]);
+    let classes: Vec<_> = lines(&output)
+        .iter()
+        .map(|line| line["class"].clone())
+        .collect();
+    assert_eq!(classes, ["2", "2", "2"], "{}", text(&output.stderr));
+}
+
+#[test]
+fn an_image_without_ink_is_no_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("white.png");
+    image::GrayImage::from_pixel(1, 3, image::Luma([255]))
+        .save(&file)
+        .expect("saved");
+    assert_eq!(run(&[&file.display().to_string()]).status.code(), Some(0));
+}
+
+#[test]
+fn files_that_fail_are_named_and_the_others_classified() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("text.png"), "no image").expect("written");
+    for (name, short) in [("digit-1.png", "short.png"), ("paper.jpg", "short.jpg")] {
+        let whole = std::fs::read(sample(name)).expect("the sample");
+        std::fs::write(path(short), &whole[..whole.len() / 2]).expect("written");
+    }
+    std::fs::create_dir(path("empty")).expect("created");
+    let faults = [
+        ("missing.png", "cannot read it"),
+        ("text.png", "not a"),
+        ("short.png", "not a readable image"),
+        ("short.jpg", "not a readable image"),
+        ("empty", "no images in this folder"),
+    ];
+    let mut args = vec!["--json".to_string()];
+    args.extend(faults.iter().map(|(name, _)| path(name)));
+    args.push(sample("digit-4.png"));
+    let output = classify().args(&args).output().expect("the example runs");
+
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    for (name, fault) in faults {
+        let line = errors.lines().find(|line| line.contains(&path(name)));
+        assert!(
+            line.is_some_and(|line| line.contains(fault)),
+            "{name}: {errors}"
+        );
+    }
+    let lines = lines(&output);
+    assert_eq!(lines.len(), 6);
+    assert!(lines[..5].iter().all(|line| line["error"].is_string()));
+    assert_eq!(lines[5]["class"], "4");
+}
+
+#[test]
+fn paths_come_from_standard_input_and_results_in_their_order() {
+    let names: Vec<_> = (0..10)
+        .rev()
+        .map(|digit| sample(&format!("digit-{digit}.png")))
+        .collect();
+    let mut child = classify()
+        .args(["--json", "--batch-size", "3", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the example runs");
+    let mut input = child.stdin.take().expect("a pipe");
+    input
+        .write_all(names.join("\n").as_bytes())
+        .expect("written");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let files: Vec<_> = lines(&output)
+        .iter()
+        .map(|line| line["file"].as_str().expect("a file").to_string())
+        .collect();
+    assert_eq!(files, names);
+}
+
+/// What is said about weights that `change` made of those that ship.
+fn complaint(change: impl Fn(Vec<u8>, &mut HashMap<String, Tensor>) -> Option<Vec<u8>>) -> String {
+    let shipped = manifest("examples/classify/weights/digits-soft.safetensors");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("changed.safetensors");
+    let bytes = std::fs::read(&shipped).expect("the weights");
+    let mut tensors = candle_core::safetensors::load(&shipped, &Device::Cpu).expect("the weights");
+    match change(bytes, &mut tensors) {
+        Some(bytes) => std::fs::write(&file, bytes).expect("written"),
+        None => candle_core::safetensors::save(&tensors, &file).expect("saved"),
+    }
+    let file = file.display().to_string();
+    let output = run(&["--weights", &file]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let error = text(&output.stderr);
+    assert!(error.contains(&file), "{error}");
+    error
+}
+
+#[test]
+fn weights_that_do_not_fit_are_named_with_every_fault() {
+    let error = complaint(|_, tensors| {
+        tensors.remove("stage1.conv.weight");
+        let wrong = Tensor::zeros(3, DType::F32, &Device::Cpu).expect("a tensor");
+        tensors.insert("stage2.norm.bias".to_string(), wrong);
+        None
+    });
+    assert!(
+        error.contains("missing: stage1.conv.weight [8, 1, 3, 3]"),
+        "{error}"
+    );
+    assert!(
+        error.contains("stage2.norm.bias is [3], expected [24]"),
+        "{error}"
+    );
+}
+
+#[test]
+fn weights_cut_short_or_of_another_format_are_named() {
+    let error = complaint(|bytes, _| Some(bytes[..bytes.len() / 2].to_vec()));
+    assert!(error.contains("not a whole safetensors"), "{error}");
+    let error = complaint(|_, _| Some(b"plain text".to_vec()));
+    assert!(error.contains("not a whole safetensors"), "{error}");
+    let error = complaint(|_, _| Some(vec![]));
+    assert!(error.contains("not a whole safetensors"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_had_is_explained() {
+    let fails = |args: &[&str], parts: &[&str]| {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let error = text(&output.stderr);
+        assert!(
+            parts.iter().all(|part| error.contains(part)),
+            "{args:?}: {error}"
+        );
+    };
+    fails(
+        &["--pool", "lp"],
+        &["lp pooling", "--example train", "--weights"],
+    );
+    fails(&["--model", "resnet50"], &["resnet50 needs --weights"]);
+    fails(&["--weights", "no/such/file"], &["no/such/file"]);
+    fails(&["--weights", "hub:nobody"], &["hub:OWNER/NAME"]);
+    let labels = sample("expected.txt");
+    fails(
+        &["--labels", &labels],
+        &[&labels, "11 names for the 10 classes"],
+    );
+}
+
+#[test]
+fn a_wrong_command_has_status_2_and_says_what_is_allowed() {
+    for (args, allowed) in [
+        (["--model", "resnet"], "resnet50"),
+        (["--pool", "softest"], "original, soft, max"),
+        (["--top-k", "0"], "above 0"),
+        (["--dtype", "f99"], "bf16"),
+    ] {
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(
+            text(&output.stderr).contains(allowed),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+}

@@ -61,6 +61,8 @@ fn main() -> Result<()> {
         .num_threads(1)
         .use_current_thread()
         .build_global()?;
+    let arch = format!("{:?}", pulp::Arch::new());
+    println!("{}", arch.split('(').next().unwrap_or_default());
     let shape = (1, 8, 56, 56);
     let cells = 8 * 56 * 56;
     let xs: Vec<f32> = (0..cells).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();

@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench methods -- --svg docs/methods.svg`
 mod chart;
-mod memory;
+#[path = "../common/mod.rs"]
+mod common;
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
@@ -10,12 +11,8 @@ use candle_nn::{VarBuilder, VarMap};
 use candle_softpool::{Implementation, Pooling, PoolingMethod, SoftPool2d};
 use clap::Parser;
 use comfy_table::{presets::ASCII_MARKDOWN, Table};
-use std::hint::black_box;
+use common::{median, timed};
 use std::path::PathBuf;
-use std::time::Instant;
-
-#[global_allocator]
-static MEMORY: memory::Counter = memory::Counter::new();
 
 /// Time and peak memory of every pooling method, in f32, on the CPU, or on CUDA where built with that feature.
 ///
@@ -126,13 +123,13 @@ fn measure(
     let mut peaks = vec![(0, 0); passes.len()];
     for round in 0..=args.rounds {
         for (i, (_, pass)) in passes.iter().enumerate() {
-            let forward = timed(device, || pass(&plain));
+            let forward = timed(device, || Ok(vec![pass(&plain)?]));
             let backward = timed(device, || {
                 let grads = pass(&xs)?.sum_all()?.backward()?;
-                grads
-                    .get(&xs)
-                    .cloned()
-                    .ok_or_else(|| candle_core::Error::Msg("no gradient".into()))
+                let grad = grads.get(&xs).cloned();
+                Ok(vec![grad.ok_or_else(|| {
+                    candle_core::Error::Msg("no gradient".into())
+                })?])
             });
             // The first round warms up, and measures memory.
             let (times, peaks) = (&mut times[i], &mut peaks[i]);
@@ -141,48 +138,24 @@ fn measure(
                 (backward, &mut times.1, &mut peaks.1),
             ] {
                 match run {
-                    Ok((_, bytes)) if round == 0 => *peak = bytes,
-                    Ok((seconds, _)) => times.push(seconds),
+                    Ok(sample) if round == 0 => *peak = sample.extra,
+                    Ok(sample) => times.push(sample.seconds),
                     Err(_) => {}
                 }
             }
         }
     }
-    let cost = |times: &mut Vec<f64>, peak: usize| {
-        times.sort_by(f64::total_cmp);
-        let median = times.get(times.len() / 2)?;
-        Some((median * 1e3, peak as f64 / 1e6))
-    };
+    let cost = |times: Vec<f64>, peak: usize| Some((median(times)? * 1e3, peak as f64 / 1e6));
     let costs = passes
         .iter()
         .zip(times)
         .zip(peaks)
-        .map(|(((name, _), mut times), peaks)| Cost {
+        .map(|(((name, _), times), peaks)| Cost {
             name: name.clone(),
-            forward: cost(&mut times.0, peaks.0),
-            backward: cost(&mut times.1, peaks.1),
+            forward: cost(times.0, peaks.0),
+            backward: cost(times.1, peaks.1),
         });
     Ok(costs.collect())
-}
-
-/// Seconds, and the peak of the bytes allocated beyond those of the result.
-fn timed(
-    device: &Device,
-    f: impl Fn() -> candle_core::Result<Tensor>,
-) -> candle_core::Result<(f64, usize)> {
-    device.synchronize()?;
-    let before = MEMORY.start();
-    let start = Instant::now();
-    let result = black_box(f()?);
-    device.synchronize()?;
-    let seconds = start.elapsed().as_secs_f64();
-    Ok((
-        seconds,
-        MEMORY
-            .peak()
-            .saturating_sub(before)
-            .saturating_sub(result.elem_count() * 4),
-    ))
 }
 
 fn table(costs: &[Cost], memory: bool) -> Table {

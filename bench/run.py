@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""Times SoftPool beside candle's and PyTorch's pooling over the same shapes, in alternation.
+
+Builds and drives `benches/softpool`, which times SoftPool, candle and a copy of the input, and times PyTorch here where
+Python has it. In every round each contender takes one turn, in the opposite order every other round; ratios are
+medians of the rounds' ratios. Writes the times as JSON, draws a chart, and prints a table of bars: what is wanted, what
+was measured, and whether that is met. Run it on a machine that does nothing else.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+import bars
+import chart
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# As in benches/softpool: contenders whose turn takes longer (seconds) take part in the first rounds only.
+SLOW, SLOW_ROUNDS = 0.5, 3
+# Lets the threads of the one before stop spinning.
+PAUSE = 0.01
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--threads", default=f"{os.cpu_count()},1", help="thread counts, the first for the chart")
+    parser.add_argument("--dtypes", default="f32,f16,bf16", help="out of f32, f16, bf16, f64")
+    parser.add_argument("--shape", default="", help="only the shapes whose name contains this")
+    parser.add_argument("--composed", action="store_true", help="SoftPool's composed form too, which takes minutes")
+    parser.add_argument("--json", type=pathlib.Path, default=ROOT / "bench" / "results.json")
+    parser.add_argument("--svg", type=pathlib.Path, default=ROOT / "docs" / "speed.svg")
+    args = parser.parse_args()
+    try:
+        import torch
+    except ImportError:
+        torch = None
+        print("PyTorch is not installed: its part is left out (pip install torch)")
+
+    executable = build()
+    results = []
+    for threads in map(int, args.threads.split(",")):
+        worker = Worker(executable, threads)
+        if torch:
+            torch.set_num_threads(threads)
+        for case in worker.ask("cases"):
+            if args.shape not in case["name"]:
+                continue
+            for dtype in args.dtypes.split(","):
+                if case["views"] and dtype != "f32":
+                    continue
+                contenders = worker.contenders(dtype, case["name"], args.composed)
+                if torch and not case["views"]:
+                    contenders += torch_contenders(torch, dtype, case)
+                result = {"case": case, "dtype": dtype, "threads": threads, "turns": measure(contenders, args.rounds)}
+                results.append(result)
+                print_result(result)
+        worker.close()
+
+    written = {"machine": machine(torch), "rounds": args.rounds, "results": results}
+    args.json.write_text(json.dumps(written, indent=1) + "\n")
+    args.svg.write_text(chart.draw(results))
+    print(f"\nwrote {args.json} and {args.svg}\n")
+    bars.show(results)
+
+
+def build():
+    """The path of the benchmark's program."""
+    command = ["cargo", "bench", "--locked", "--bench", "softpool", "--no-run", "--message-format=json"]
+    built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    messages = map(json.loads, built.splitlines())
+    return next(m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "softpool")
+
+
+class Worker:
+    """The benchmark's program, one turn at a time."""
+
+    def __init__(self, executable, threads):
+        command = [executable, "--serve", "--threads", str(threads)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, request):
+        self.process.stdin.write(request + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"the benchmark's program ended at the request {request!r}")
+        return json.loads(answer)
+
+    def contenders(self, dtype, case, composed):
+        names = self.ask(f"open {dtype} {case}")
+        return [
+            (" ".join(name), lambda i=i: self.ask(f"turn {i}"))
+            for i, name in enumerate(names)
+            if composed or name[0] != "composed"
+        ]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def torch_contenders(torch, dtype, case):
+    """PyTorch's pooling and the formula, forward, and with autograd's backward."""
+    pool = torch.nn.functional
+    window = {"kernel_size": case["kernel"], "stride": case["stride"], "padding": case["padding"]}
+    dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}[dtype]
+
+    def formula(xs):
+        e = xs.exp()
+        return pool.avg_pool2d(e * xs, **window) / pool.avg_pool2d(e, **window)
+
+    xs = torch.randn(case["shape"], dtype=torch.float32).to(dtype)
+    variable = xs.clone().requires_grad_()
+    passes = []
+    for name, function in [
+        ("formula", formula),
+        ("max_pool2d", lambda xs: pool.max_pool2d(xs, **window)),
+        ("avg_pool2d", lambda xs: pool.avg_pool2d(xs, **window)),
+    ]:
+        def forward(function=function):
+            with torch.no_grad():
+                return function(xs)
+
+        ones = torch.ones_like(forward())
+
+        def backward(function=function, ones=ones):
+            ys = function(variable)
+            return ys, torch.autograd.grad(ys, variable, ones)
+
+        passes += [(f"torch {name} forward", Turns(forward)), (f"torch {name} exact", Turns(backward))]
+    return passes
+
+
+class Turns:
+    """Calls of a function: one, or the median of as many as a millisecond holds, at most 100."""
+
+    def __init__(self, function):
+        self.function, self.calls = function, None
+
+    def __call__(self):
+        try:
+            if self.calls is None:
+                self.once()
+                seconds = self.once()
+                self.calls = int(min(max(1e-3 / seconds, 1), 100))
+            else:
+                seconds = statistics.median(self.once() for _ in range(self.calls))
+        except RuntimeError as error:
+            return {"error": str(error).splitlines()[0]}
+        return {"seconds": seconds}
+
+    def once(self):
+        start = time.perf_counter()
+        results = self.function()
+        seconds = time.perf_counter() - start
+        del results
+        return seconds
+
+
+def measure(contenders, rounds):
+    """The turns of every contender that can run: {name: {"seconds": [a round's, …], "extra_bytes": …}}."""
+    turns, able, warm = {}, [], {}
+    for name, turn in contenders:
+        sample = turn()
+        if "error" in sample:
+            print(f"{name} cannot run: {sample['error']}")
+            continue
+        able.append((name, turn))
+        warm[name] = sample["seconds"]
+        turns[name] = {"seconds": [], "extra_bytes": sample.get("extra_bytes")}
+    for number in range(rounds):
+        for name, turn in able if number % 2 == 0 else reversed(able):
+            if warm[name] < SLOW or number < SLOW_ROUNDS:
+                time.sleep(PAUSE)
+                sample = turn()
+                turns[name]["seconds"].append(sample["seconds"])
+                if sample.get("extra_bytes") is not None:
+                    turns[name]["extra_bytes"] = sample["extra_bytes"]
+    return turns
+
+
+def print_result(result):
+    print(f"\n{result['case']['name']}, {result['dtype']}, threads: {result['threads']}\n")
+    print("| | ms | × copy | × softpool |\n|---|---|---|---|")
+    turns = result["turns"]
+    for name, turn in turns.items():
+        copies = bars.ratio(turns, name, "copy forward")
+        base = "softpool " + name.rsplit(" ", 1)[1]
+        softpools = f"{bars.ratio(turns, name, base):.2f}" if base in turns and base != name else ""
+        print(f"| {name} | {statistics.median(turn['seconds']) * 1e3:.3f} | {copies:.2f} | {softpools} |")
+
+
+def machine(torch):
+    """Where and with what the times were taken."""
+    cpu = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), cpu)
+    lock = (ROOT / "Cargo.lock").read_text().split("[[package]]")
+    candle = next(p.split('version = "')[1].split('"')[0] for p in lock if 'name = "candle-core"' in p)
+    rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.strip()
+    return {
+        "cpu": cpu,
+        "processors": os.cpu_count(),
+        "system": platform.platform(),
+        "date": datetime.date.today().isoformat(),
+        "candle": candle,
+        "rustc": rustc,
+        "python": platform.python_version(),
+        "torch": torch.__version__ if torch else None,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+//! Runs one kernel on fixed input, on this thread, for `bench/instructions.py` to count its instructions.
+
+use anyhow::{bail, Result};
+use candle_core::{DType, Device, Module, Tensor, Var};
+use candle_softpool::{Gradient, SoftPool2d};
+use std::hint::black_box;
+
+/// Kernel, stride, padding; whether the backward pass is counted too.
+const WINDOWS: [(usize, usize, usize, bool); 5] = [
+    (2, 2, 0, true),
+    (3, 2, 0, true),
+    (7, 3, 0, false),
+    (3, 1, 1, false),
+    (13, 1, 6, false),
+];
+
+const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+struct Case {
+    name: String,
+    pool: SoftPool2d,
+    dtype: DType,
+    backward: bool,
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = vec![];
+    for dtype in DTYPES {
+        for (kernel, stride, padding, backward) in WINDOWS {
+            let pool = SoftPool2d::new(kernel).stride(stride).padding(padding);
+            let mut push = |pass: &str, pool, backward| {
+                let name = format!("{pass} {kernel}/{stride} p{padding} {}", dtype.as_str());
+                cases.push(Case {
+                    name,
+                    pool,
+                    dtype,
+                    backward,
+                });
+            };
+            push("forward", pool, false);
+            if backward {
+                push("paper", pool, true);
+                push("exact", pool.gradient(Gradient::Exact), true);
+            }
+        }
+    }
+    cases
+}
+
+/// Without an argument the names of the kernels, with one that kernel, twice: callgrind counts `counted` alone.
+fn main() -> Result<()> {
+    // Cargo passes --bench.
+    let Some(name) = std::env::args().skip(1).find(|arg| arg != "--bench") else {
+        cases().iter().for_each(|case| println!("{}", case.name));
+        return Ok(());
+    };
+    let Some(case) = cases().into_iter().find(|case| case.name == name) else {
+        bail!("no kernel {name:?}");
+    };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .use_current_thread()
+        .build_global()?;
+    let arch = format!("{:?}", pulp::Arch::new());
+    println!("{}", arch.split('(').next().unwrap_or_default());
+    let shape = (1, 8, 56, 56);
+    let cells = 8 * 56 * 56;
+    let xs: Vec<f32> = (0..cells).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
+    let xs = Tensor::from_vec(xs, shape, &Device::Cpu)?.to_dtype(case.dtype)?;
+    let xs = Var::from_tensor(&xs)?;
+    if case.backward {
+        let ys = case.pool.forward(&xs)?;
+        black_box(ys.backward()?);
+        counted(|| black_box(ys.backward()).map(|_| ()))?;
+    } else {
+        let xs = xs.as_detached_tensor();
+        black_box(case.pool.forward(&xs)?);
+        counted(|| black_box(case.pool.forward(&xs)).map(|_| ()))?;
+    }
+    Ok(())
+}
+
+/// What callgrind counts, callees included.
+#[inline(never)]
+#[no_mangle]
+extern "Rust" fn softpool_counted(
+    work: &dyn Fn() -> candle_core::Result<()>,
+) -> candle_core::Result<()> {
+    black_box(work)()
+}
+
+fn counted(work: impl Fn() -> candle_core::Result<()>) -> candle_core::Result<()> {
+    softpool_counted(&work)
+}

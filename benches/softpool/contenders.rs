@@ -1,0 +1,294 @@
+//! Who takes part: a copy of the input, SoftPool, its formula in candle operations, candle's pooling.
+
+use crate::cases::Case;
+use candle_core::{DType, Device, Module, Result, Storage, Tensor, Var};
+use candle_softpool::backend::{cpu, Weighting};
+use candle_softpool::geometry::{Axis, Geometry};
+use candle_softpool::{Gradient, Implementation, SoftPool1d, SoftPool2d, SoftPool3d};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use std::sync::Mutex;
+
+/// Gives its results, so that they are freed outside the time taken.
+pub type Work = Box<dyn Fn() -> Result<Vec<Tensor>>>;
+
+pub struct Contender {
+    pub who: String,
+    pub pass: Pass,
+    pub work: Work,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    Forward,
+    /// Forward, and backward through autograd.
+    Backward(Gradient),
+    /// The backward kernel alone.
+    Alone(Gradient),
+}
+
+impl Pass {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Backward(Gradient::Paper) => "paper",
+            Self::Backward(Gradient::Exact) => "exact",
+            Self::Alone(Gradient::Paper) => "paper alone",
+            Self::Alone(Gradient::Exact) => "exact alone",
+        }
+    }
+}
+
+impl Contender {
+    pub fn name(&self) -> String {
+        format!("{} {}", self.who, self.pass.name())
+    }
+}
+
+const GRADIENTS: [Gradient; 2] = [Gradient::Paper, Gradient::Exact];
+
+/// All that may run at a case; some cannot, for candle's limits.
+pub fn of(case: &Case, dtype: DType) -> Result<Vec<Contender>> {
+    let xs = random(&case.shape, dtype)?;
+    let mut all = vec![Contender {
+        who: "copy".into(),
+        pass: Pass::Forward,
+        work: copy(xs.elem_count() * dtype.size_in_bytes()),
+    }];
+    match case.views {
+        true => views(case, &xs, &mut all)?,
+        false => {
+            softpool(case, &xs, &mut all)?;
+            peers(case, &xs, &mut all)?;
+        }
+    }
+    Ok(all)
+}
+
+/// Standard normal activations.
+fn random(shape: &[usize], dtype: DType) -> Result<Tensor> {
+    Tensor::randn(0f32, 1., shape, &Device::Cpu)?.to_dtype(dtype)
+}
+
+/// The bytes of a copy's pieces: enough to pay for handing them out.
+const PIECE: usize = 256 << 10;
+
+fn copy(bytes: usize) -> Work {
+    let source = vec![1u8; bytes];
+    let target = Mutex::new(vec![2u8; bytes]);
+    Box::new(move || {
+        let mut target = target.lock().unwrap_or_else(|e| e.into_inner());
+        match bytes <= PIECE {
+            true => target.copy_from_slice(&source),
+            false => target
+                .par_chunks_mut(PIECE)
+                .zip(source.par_chunks(PIECE))
+                .for_each(|(target, source)| target.copy_from_slice(source)),
+        }
+        std::hint::black_box(&mut *target);
+        Ok(vec![])
+    })
+}
+
+fn softpool(case: &Case, xs: &Tensor, all: &mut Vec<Contender>) -> Result<()> {
+    let pool = SoftPool2d::new(case.kernel)
+        .stride(case.stride)
+        .padding(case.padding);
+    forward("softpool", xs, all, move |xs| pool.forward(xs));
+    for gradient in GRADIENTS {
+        let pool = pool.gradient(gradient);
+        backward("softpool", gradient, xs, all, move |xs| pool.forward(xs))?;
+    }
+    for gradient in GRADIENTS {
+        alone("softpool", gradient, xs, case, all)?;
+    }
+    if matches!(xs.dtype(), DType::F16 | DType::BF16) {
+        let wide = random(&case.shape, DType::F32)?;
+        forward("softpool f32", &wide, all, move |xs| pool.forward(xs));
+        for gradient in GRADIENTS {
+            let pool = pool.gradient(gradient);
+            backward("softpool f32", gradient, &wide, all, move |xs| {
+                pool.forward(xs)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn peers(case: &Case, xs: &Tensor, all: &mut Vec<Contender>) -> Result<()> {
+    let &Case {
+        kernel,
+        stride,
+        padding,
+        ..
+    } = case;
+    let pad = move |xs: &Tensor| match padding {
+        0 => Ok(xs.clone()),
+        p => xs.pad_with_zeros(2, p, p)?.pad_with_zeros(3, p, p),
+    };
+    let average = move |xs: &Tensor| pad(xs)?.avg_pool2d_with_stride(kernel, stride);
+    // The formula as one writes it in candle, without the shift that keeps large activations from overflow.
+    let formula = move |xs: &Tensor| {
+        let e = xs.exp()?;
+        average(&(&e * xs)?)? / average(&e)?
+    };
+    // Repeated edges never exceed the maximum of their window, which holds the edge.
+    let max = move |xs: &Tensor| {
+        match padding {
+            0 => xs.clone(),
+            p => xs.pad_with_same(2, p, p)?.pad_with_same(3, p, p)?,
+        }
+        .max_pool2d_with_stride(kernel, stride)
+    };
+    let composed = SoftPool2d::new(kernel)
+        .stride(stride)
+        .padding(padding)
+        .gradient(Gradient::Exact)
+        .implementation(Implementation::Composed);
+    both("composed", xs, all, move |xs| composed.forward(xs))?;
+    both("candle formula", xs, all, formula)?;
+    both("candle max_pool2d", xs, all, max)?;
+    both("candle avg_pool2d", xs, all, average)
+}
+
+/// Other ranks and layouts of as many bytes.
+fn views(case: &Case, xs: &Tensor, all: &mut Vec<Contender>) -> Result<()> {
+    let [n, c, h, w] = case.shape;
+    let (kernel, stride) = (case.kernel, case.stride);
+    let one = SoftPool1d::new(kernel).stride(stride);
+    let two = SoftPool2d::new(kernel).stride(stride);
+    let three = SoftPool3d::new(kernel).stride(stride);
+    forward("softpool", xs, all, move |xs| two.forward(xs));
+    let line = xs.reshape((n, c, h * w))?;
+    forward("1-D", &line, all, move |xs| one.forward(xs));
+    let volume = xs.reshape((n, c, h / 7, w / 4, 28))?;
+    forward("3-D", &volume, all, move |xs| three.forward(xs));
+    let wider = random(&[n, c, h, w + 16], xs.dtype())?.narrow(3, 8, w)?;
+    let last = random(&[n, h, w, c], xs.dtype())?.permute((0, 3, 1, 2))?;
+    let strided = [
+        ("transposed", xs.t()?),
+        ("narrowed", wider),
+        ("channels-last", last),
+    ];
+    for (who, view) in &strided {
+        forward(who, view, all, move |xs| two.forward(xs));
+    }
+    for gradient in GRADIENTS {
+        alone("softpool", gradient, xs, case, all)?;
+        alone("1-D", gradient, &line, case, all)?;
+        alone("3-D", gradient, &volume, case, all)?;
+        for (who, view) in &strided {
+            alone(who, gradient, view, case, all)?;
+        }
+    }
+    Ok(())
+}
+
+fn forward(
+    who: &str,
+    xs: &Tensor,
+    all: &mut Vec<Contender>,
+    pool: impl Fn(&Tensor) -> Result<Tensor> + 'static,
+) {
+    let xs = xs.clone();
+    all.push(Contender {
+        who: who.into(),
+        pass: Pass::Forward,
+        work: Box::new(move || Ok(vec![pool(&xs)?])),
+    });
+}
+
+fn backward(
+    who: &str,
+    gradient: Gradient,
+    xs: &Tensor,
+    all: &mut Vec<Contender>,
+    pool: impl Fn(&Tensor) -> Result<Tensor> + 'static,
+) -> Result<()> {
+    let xs = Var::from_tensor(xs)?;
+    all.push(Contender {
+        who: who.into(),
+        pass: Pass::Backward(gradient),
+        work: Box::new(move || {
+            let ys = pool(&xs)?;
+            let grad = ys.backward()?.remove(&xs);
+            let grad = grad.ok_or_else(|| candle_core::Error::msg("no gradient"))?;
+            Ok(vec![ys, grad])
+        }),
+    });
+    Ok(())
+}
+
+/// Forward, and backward through the derivative of the operations.
+fn both(
+    who: &str,
+    xs: &Tensor,
+    all: &mut Vec<Contender>,
+    pool: impl Fn(&Tensor) -> Result<Tensor> + Copy + 'static,
+) -> Result<()> {
+    forward(who, xs, all, pool);
+    backward(who, Gradient::Exact, xs, all, pool)
+}
+
+/// The backward kernel without autograd, which adds the gradient to zeros.
+fn alone(
+    who: &str,
+    gradient: Gradient,
+    xs: &Tensor,
+    case: &Case,
+    all: &mut Vec<Contender>,
+) -> Result<()> {
+    let work = match xs.dtype() {
+        DType::F16 => kernel::<f16>(xs, case, gradient)?,
+        DType::BF16 => kernel::<bf16>(xs, case, gradient)?,
+        DType::F32 => kernel::<f32>(xs, case, gradient)?,
+        _ => kernel::<f64>(xs, case, gradient)?,
+    };
+    all.push(Contender {
+        who: who.into(),
+        pass: Pass::Alone(gradient),
+        work,
+    });
+    Ok(())
+}
+
+fn kernel<T: cpu::Element>(xs: &Tensor, case: &Case, gradient: Gradient) -> Result<Work> {
+    let weighting = Weighting {
+        beta: 1.0,
+        nan_to_num: false,
+    };
+    let geometry = geometry(xs, case);
+    let grad = Tensor::ones(geometry.output_shape(xs.shape()), T::DTYPE, xs.device())?;
+    let xs = xs.clone();
+    Ok(Box::new(move || {
+        let (x, x_layout) = xs.storage_and_layout();
+        let (g, g_layout) = grad.storage_and_layout();
+        let (Storage::Cpu(x), Storage::Cpu(g)) = (&*x, &*g) else {
+            candle_core::bail!("not on the CPU")
+        };
+        let x = cpu::View::new(x.as_slice::<T>()?, x_layout, geometry.rank);
+        let g = cpu::View::new(g.as_slice::<T>()?, g_layout, geometry.rank);
+        let gradient = cpu::backward(x, g, &geometry, weighting, gradient)?;
+        Ok(vec![Tensor::from_vec(gradient, xs.shape(), xs.device())?])
+    }))
+}
+
+/// The case's windows in each spatial dimension of `xs`.
+fn geometry(xs: &Tensor, case: &Case) -> Geometry {
+    let spatial = &xs.dims()[2..];
+    let mut axes = [Axis::UNIT; 3];
+    for (axis, &input) in axes[3 - spatial.len()..].iter_mut().zip(spatial) {
+        *axis = Axis {
+            input,
+            output: (input + 2 * case.padding - case.kernel) / case.stride + 1,
+            kernel: case.kernel,
+            stride: case.stride,
+            padding: case.padding,
+            adaptive: false,
+        };
+    }
+    Geometry {
+        axes,
+        rank: spatial.len(),
+    }
+}

@@ -1,0 +1,162 @@
+//! SoftPool beside candle's pooling, the formula in candle operations and a copy of the input, on the CPU.
+//!
+//! `cargo bench --bench softpool -- --help`
+mod cases;
+#[path = "../common/mod.rs"]
+mod common;
+mod contenders;
+mod report;
+mod serve;
+
+use anyhow::Result;
+use candle_core::{DType, Device};
+use clap::{Parser, ValueEnum};
+use common::{median, timed, Sample};
+use contenders::Contender;
+
+/// Times SoftPool beside its peers on the CPU, all in one run.
+///
+/// In every round all contenders take one turn each, in the opposite order every other round. A turn is a call, or the
+/// median of as many as a millisecond holds. Contenders that need over half a second take part in three rounds only.
+/// A ratio is the median of the rounds' ratios. `copy` copies the input's bytes into a buffer that was written before, in pieces of 256 KiB on
+/// all threads; every other contender allocates its results, as a call by a user does. A backward pass goes through
+/// candle's autograd, forward included, with ones as the output's gradient; `alone` is the backward kernel without
+/// autograd. Extra memory is the peak beyond inputs and results, counted in host allocations.
+#[derive(Parser)]
+struct Args {
+    /// Only the shapes whose name contains this, such as 112 or 3/2
+    #[arg(long, default_value = "")]
+    shape: String,
+    /// Only the contenders whose name contains one of these; the copy and softpool always run
+    #[arg(long, value_delimiter = ',')]
+    filter: Vec<String>,
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Float,
+    /// All processors' by default
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Rounds that the medians are of, after two that warm up
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// One JSON object a line instead of the tables
+    #[arg(long)]
+    json: bool,
+    /// Run what standard input asks for; see bench/run.py
+    #[arg(long, hide = true)]
+    serve: bool,
+    /// What cargo passes
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Float {
+    F16,
+    Bf16,
+    F32,
+    F64,
+}
+
+impl From<Float> for DType {
+    fn from(float: Float) -> Self {
+        match float {
+            Float::F16 => Self::F16,
+            Float::Bf16 => Self::BF16,
+            Float::F32 => Self::F32,
+            Float::F64 => Self::F64,
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    if let Some(threads) = args.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()?;
+    }
+    if args.serve {
+        return serve::serve();
+    }
+    let cases = cases::all()
+        .into_iter()
+        .filter(|case| case.name.contains(&args.shape));
+    for case in cases {
+        let mut contenders = contenders::of(&case, args.dtype.into())?;
+        contenders.retain(|c| wanted(&args.filter, c));
+        let (contenders, samples) = run(contenders, args.rounds)?;
+        let rows = report::rows(&contenders, &samples);
+        match args.json {
+            true => report::print_json(&case.name, args.dtype.into(), &rows),
+            false => report::print_table(&case.name, args.dtype.into(), &rows),
+        }
+    }
+    Ok(())
+}
+
+fn wanted(filter: &[String], contender: &Contender) -> bool {
+    filter.is_empty()
+        || ["copy", "softpool"].contains(&contender.who.as_str())
+        || filter.iter().any(|part| contender.name().contains(part))
+}
+
+/// Contenders whose turn takes longer take part in the first rounds only.
+const SLOW: f64 = 0.5;
+const SLOW_ROUNDS: usize = 3;
+
+/// The samples of every contender that can run, round by round; those of warming first.
+fn run(contenders: Vec<Contender>, rounds: usize) -> Result<(Vec<Contender>, Vec<Vec<Sample>>)> {
+    let (mut able, mut samples) = (vec![], vec![]);
+    for contender in contenders {
+        match contender.warm() {
+            Ok(sample) => {
+                samples.push(vec![sample]);
+                able.push(contender);
+            }
+            Err(error) => {
+                let line = error.to_string();
+                let line = line.lines().next().unwrap_or_default();
+                eprintln!("{} cannot run: {line}", contender.name());
+            }
+        }
+    }
+    for round in 0..rounds {
+        let mut turns: Vec<usize> = (0..able.len()).collect();
+        if round % 2 == 1 {
+            turns.reverse();
+        }
+        for i in turns {
+            let warm = samples[i][0];
+            if warm.seconds < SLOW || round < SLOW_ROUNDS {
+                samples[i].push(able[i].turn(warm)?);
+            }
+        }
+    }
+    Ok((able, samples))
+}
+
+impl Contender {
+    fn once(&self) -> candle_core::Result<Sample> {
+        timed(&Device::Cpu, &self.work)
+    }
+
+    /// Starts threads and touches memory first, and measures memory.
+    fn warm(&self) -> candle_core::Result<Sample> {
+        let first = self.once()?;
+        match first.seconds < SLOW {
+            true => self.once(),
+            false => Ok(first),
+        }
+    }
+
+    /// A call; the median of as many as a millisecond holds, at most 100, where calls are short.
+    fn turn(&self, warm: Sample) -> candle_core::Result<Sample> {
+        let calls = (1e-3 / warm.seconds).clamp(1.0, 100.0) as usize;
+        let samples = (0..calls).map(|_| self.once());
+        let samples = samples.collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(Sample {
+            seconds: median(samples.iter().map(|s| s.seconds)).unwrap_or(f64::NAN),
+            extra: samples.iter().map(|s| s.extra).max().unwrap_or(0),
+        })
+    }
+}

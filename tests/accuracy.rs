@@ -185,3 +185,22 @@ proptest! {
         }
     }
 }
+
+/// Where β leaves all weights equal, sums of differences between values near the largest overflow unless scaled down.
+#[test]
+#[ignore = "the CPU's direct path overflows in f64"]
+fn averages_of_values_near_the_largest() -> Result<()> {
+    for dtype in dtypes() {
+        let max = largest(dtype);
+        let pool = Pool::adaptive(1, 1).gradient(Gradient::Exact);
+        for x in [[max, -max, -max, -max], [max, max, max, -max], [max; 4]] {
+            let xs = tensor(&x, (1, 4), dtype)?;
+            let grad = tensor(&[1.0], (1, 1), dtype)?;
+            for beta in [0.0, 1e-300, 1.0] {
+                pool.beta(beta).assert_defined(&xs, &grad);
+                pool.beta(-beta).assert_defined(&xs, &grad);
+            }
+        }
+    }
+    Ok(())
+}

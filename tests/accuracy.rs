@@ -188,7 +188,6 @@ proptest! {
 
 /// Where β leaves all weights equal, sums of differences between values near the largest overflow unless scaled down.
 #[test]
-#[ignore = "the CPU's direct path overflows in f64"]
 fn averages_of_values_near_the_largest() -> Result<()> {
     for dtype in dtypes() {
         let max = largest(dtype);

@@ -61,16 +61,15 @@ impl<T: Element> Windows<'_, T> {
                 output: peak,
             };
         }
-        let (mut total, mut sum) = (0.0, 0.0);
-        for (_, x) in self.cells(o).filter(|(_, x)| x.is_finite()) {
-            let e = weight(x, peak, self.beta);
-            total += e;
-            sum += e * (x / 2.0 - peak / 2.0);
-        }
+        let finite = || self.cells(o).map(|(_, x)| x).filter(|x| x.is_finite());
+        let total: f64 = finite().map(|x| weight(x, peak, self.beta)).sum();
+        // Shares of the weights rather than the weights: their sum cannot overflow.
+        let below = |x| weight(x, peak, self.beta) / total * (x / 2.0 - peak / 2.0);
+        let below: f64 = finite().map(below).sum();
         Softmax {
             peak,
             total,
-            output: 2.0 * (peak / 2.0 + sum / total),
+            output: 2.0 * (peak / 2.0 + below),
         }
     }
 }

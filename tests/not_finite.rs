@@ -116,12 +116,16 @@ fn a_window_without_a_finite_output_has_no_derivative() -> Result<()> {
     Ok(())
 }
 
-/// One bad cell anywhere: windows without it, and cells of no window with it, keep every bit.
+/// One bad cell anywhere: windows without it, and cells of no window with it, keep their values.
 #[test]
 fn neighbours_are_untouched() -> Result<()> {
     let pool = Pool::sliding(2, 3, 2, 1);
     let (h, w) = (7, 41);
     for dtype in dtypes() {
+        let slack = match dtype {
+            DType::F32 | DType::F64 => 4e-6,
+            _ => 1e-2,
+        };
         for gradient in [Gradient::Paper, Gradient::Exact] {
             let pool = pool.gradient(gradient);
             let x = normal(1, h * w);
@@ -136,13 +140,14 @@ fn neighbours_are_untouched() -> Result<()> {
                 let near = |a: usize, b: usize, reach: usize| a.abs_diff(b) <= reach;
                 for (i, (y, y2)) in ys.iter().zip(&ys2).enumerate() {
                     let holds = near(i / 21 * 2, at / w, 1) && near(i % 21 * 2, at % w, 1);
-                    assert!(holds || y == y2, "{dtype:?}, {bad} at {at}: output {i}");
+                    // Cells nearby may be recomputed in another way; what matters is their value.
+                    let same = (y - y2).abs() <= slack * y.abs().max(1e-2);
+                    assert!(holds || same, "{dtype:?}, {bad} at {at}: output {i}");
                     assert!(!holds || bad == -INF || !y2.is_finite(), "output {i}");
                 }
                 for (i, (d, d2)) in dx.iter().zip(&dx2).enumerate() {
                     let shares = near(i / w, at / w, 2) && near(i % w, at % w, 2);
-                    // Cells nearby may be recomputed in another way; what matters is their value.
-                    let same = (d - d2).abs() <= 1e-2 * d.abs().max(1e-2);
+                    let same = (d - d2).abs() <= slack * d.abs().max(1e-2);
                     assert!(shares || same, "{dtype:?}, {bad} at {at}: gradient {i}");
                 }
             }

@@ -48,8 +48,8 @@ struct Shape {
     padded: usize,
 }
 
-/// Cells of a band, in activations: what stays in a core's second cache with its sums.
-const BAND_CELLS: usize = 4 << 10;
+/// Cells of a band, in activations: what stays in a core's nearest cache with its sums.
+const BAND_CELLS: usize = 1 << 10;
 
 /// Windows to a row of a band.
 const BAND_COLUMNS: usize = 1024;

@@ -3,6 +3,7 @@
 use super::block::{self, grow, Block, Temperature, Windows};
 use super::element::Element;
 use super::lanes::Lanes;
+use super::passed::{self, Passed};
 use super::tiles::{pieces, Tile};
 use super::view::View;
 use super::{direct, simd};
@@ -26,6 +27,7 @@ pub struct Backward<'a, T: Element> {
 /// What tiles need besides their output; reused from tile to tile.
 #[derive(Default)]
 pub struct Scratch<T: Element> {
+    passed: Passed<T>,
     block: Block<T>,
     gathered: Vec<T>,
     widened: Vec<T::Compute>,
@@ -42,13 +44,72 @@ impl<T: Element> WithSimd for Backward<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        if !self.vectorised(simd) {
-            self.direct();
+        match passed::covers(self.geometry) {
+            true => self.bands(simd),
+            false => Blocks(self).with_simd(simd),
+        }
+    }
+}
+
+/// A tile by its windows' blocks.
+struct Blocks<'a, T: Element>(Backward<'a, T>);
+
+impl<T: Element> WithSimd for Blocks<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        if !self.0.vectorised(simd) {
+            self.0.direct();
         }
     }
 }
 
 impl<T: Element> Backward<'_, T> {
+    /// The tile, band after band.
+    #[inline(always)]
+    fn bands<S: Simd>(&mut self, simd: S) {
+        let [planes, rows, columns] = passed::sizes(self.geometry, self.tile);
+        let mut start = 0;
+        for planes in spans(&self.tile.planes, planes) {
+            for depth in depths(&self.tile.rows, self.geometry.axes[1].input) {
+                for rows in spans(&depth, rows) {
+                    for columns in spans(&self.tile.columns, columns) {
+                        let part = Tile {
+                            planes: planes.clone(),
+                            rows: rows.clone(),
+                            columns,
+                        };
+                        let end = start + part.cells();
+                        let output = &mut self.output[start..end];
+                        start = end;
+                        let of = (self.input, self.grad, self.geometry);
+                        let how = (self.weighting.beta, self.gradient);
+                        let passed = &mut self.scratch.passed;
+                        if !passed.fill(simd, of, how, &part, output) {
+                            self.blocks(simd, &part, start - part.cells()..end);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A part of the tile by its windows' blocks.
+    #[inline(never)]
+    fn blocks<S: Simd>(&mut self, simd: S, part: &Tile, cells: Range<usize>) {
+        simd.vectorize(Blocks(Backward {
+            input: self.input,
+            grad: self.grad,
+            geometry: self.geometry,
+            weighting: self.weighting,
+            gradient: self.gradient,
+            scratch: &mut *self.scratch,
+            tile: part,
+            output: &mut self.output[cells],
+        }));
+    }
+
     /// The whole tile, unless it meets values that are not finite; then false.
     #[inline(always)]
     fn vectorised<S: Simd>(&mut self, simd: S) -> bool {
@@ -208,4 +269,19 @@ impl<T: Element> Backward<'_, T> {
             }
         }
     }
+}
+
+/// A range in pieces of this size, the last one smaller.
+fn spans(range: &Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let first = range.start;
+    pieces(range.len(), size).map(move |piece| first + piece.start..first + piece.end)
+}
+
+/// Rows of all depths, counted through, depth after depth of `height` rows.
+fn depths(rows: &Range<usize>, height: usize) -> impl Iterator<Item = Range<usize>> {
+    let rows = rows.clone();
+    (rows.start / height..(rows.end - 1) / height + 1).map(move |d| {
+        let first = d * height;
+        rows.start.max(first)..rows.end.min(first + height)
+    })
 }

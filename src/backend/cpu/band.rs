@@ -19,20 +19,43 @@ use std::ops::Range;
 pub struct Band<T: Element> {
     gathered: Vec<T>,
     widened: Vec<T::Compute>,
-    /// `e = exp(β·(x − shift))` and `e·x` of the activations, plane after plane, row after row.
-    cells: [Aligned<T::Compute>; 2],
+    /// `e = exp(β·(x − shift))` and `e` times [`Factor`] of the activations, plane after plane, row after row.
+    pub cells: [Aligned<T::Compute>; 2],
     /// Their sums down the windows' columns.
     columns: [Aligned<T::Compute>; 2],
     /// The same, split into phases.
     phases: [Aligned<T::Compute>; 2],
     /// `Σe` of each window.
-    total: Aligned<T::Compute>,
-    /// `Σe·x / Σe` of each window.
+    pub total: Aligned<T::Compute>,
+    /// The mean of [`Factor`] in each window, weighted by `e`.
     pub output: Aligned<T::Compute>,
+    pub area: Area,
     /// Where the cells of a sum lie.
     taps: Vec<usize>,
     /// Lanes from a row of windows to the next.
     pub pitch: usize,
+}
+
+/// What a band sums besides the weights `e`: these times its factor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Factor {
+    /// `x`, whose mean is the output.
+    Activation,
+    /// `t`, with `e = 2^t`.
+    Exponent,
+    /// Nothing besides.
+    None,
+}
+
+/// Where the activations of a band lie.
+#[derive(Clone, Default)]
+pub struct Area {
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+    /// Padded cells before a row of activations.
+    pub left: usize,
+    /// Cells of a row with its padding, whole strides.
+    pub padded: usize,
 }
 
 /// The sizes of a band.
@@ -87,7 +110,7 @@ impl<T: Element> Band<T> {
         &mut self,
         simd: S,
         (input, geometry): (View<'_, T>, &Geometry),
-        beta: f64,
+        (beta, factor): (f64, Factor),
         planes: &Range<usize>,
         (d, rows, columns): (usize, &Range<usize>, &Range<usize>),
     ) -> bool {
@@ -111,6 +134,12 @@ impl<T: Element> Band<T> {
                 .next_multiple_of(width.stride),
         };
         self.pitch = shape.padded / width.stride;
+        self.area = Area {
+            rows: cells.rows.clone(),
+            columns: cells.columns.clone(),
+            left,
+            padded: shape.padded,
+        };
         let slack = 2 * T::Compute::lanes::<S>() + lanes.extra;
         let of_plane = cells.depths.len() * shape.height * shape.width;
         for sums in &mut self.cells {
@@ -122,23 +151,23 @@ impl<T: Element> Band<T> {
         }
         for (position, plane) in planes.clone().enumerate() {
             let plane = input.plane(plane);
-            if !self.exponentiate(simd, plane, &cells, beta, position * of_plane) {
+            if !self.exponentiate(simd, plane, &cells, (beta, factor), position * of_plane) {
                 return false;
             }
-            self.sum_columns(simd, &shape, (height, rows), &cells, position);
+            self.sum_columns(simd, &shape, (height, rows), &cells, (position, factor));
         }
-        self.sum_rows(simd, &lanes, width, padded / width.stride);
+        self.sum_rows(simd, &lanes, (width, factor), padded / width.stride);
         true
     }
 
-    /// Fills `cells` from `start` on; false if the shift is not finite.
+    /// Fills `cells` from `start` on; false if the shift is not finite, or, but for [`Factor::Activation`], a cell.
     #[inline(always)]
     fn exponentiate<S: Simd>(
         &mut self,
         simd: S,
         plane: super::view::Plane<'_, T>,
         cells: &Cells,
-        beta: f64,
+        (beta, factor): (f64, Factor),
         start: usize,
     ) -> bool {
         let (rows, columns) = (&cells.rows, &cells.columns);
@@ -155,34 +184,32 @@ impl<T: Element> Band<T> {
                 shift = largest;
             }
             if cells.depths.len() == 1 && super::simd::all_finite(&[shift]) {
-                let by = (shift * sign, scale);
-                exponentiate(
+                return exponentiate(
                     simd,
                     (x, ahead(cells_of_depth)),
-                    by,
+                    (shift * sign, scale, factor),
                     &mut es[start..],
                     &mut exs[start..],
                 );
-                return true;
             }
         }
         if !super::simd::all_finite(&[shift]) {
             return false;
         }
+        let mut finite = true;
         for (position, d) in cells.depths.clone().enumerate() {
             let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
             let x = T::widen(cells_of_depth, &mut self.widened);
             let start = start + position * of_depth;
-            let by = (shift * sign, scale);
-            exponentiate(
+            finite &= exponentiate(
                 simd,
                 (x, ahead(cells_of_depth)),
-                by,
+                (shift * sign, scale, factor),
                 &mut es[start..],
                 &mut exs[start..],
             );
         }
-        true
+        finite
     }
 
     /// Sums down the columns of the windows of a plane, the row's padding around them.
@@ -193,7 +220,7 @@ impl<T: Element> Band<T> {
         shape: &Shape,
         (height, rows): (&Axis, &Range<usize>),
         cells: &Cells,
-        position: usize,
+        (position, factor): (usize, Factor),
     ) {
         let &Shape {
             height: h,
@@ -212,7 +239,7 @@ impl<T: Element> Band<T> {
                 self.taps.extend(taps.clone().map(row));
             }
             let out = (position * shape.rows + row) * shape.padded;
-            for (sums, cells) in self.columns.iter_mut().zip(&self.cells) {
+            for (sums, cells) in self.columns[..factor.sums()].iter_mut().zip(&self.cells) {
                 sums[out..out + shape.left].fill(T::Compute::default());
                 let sums = &mut sums[out + shape.left..];
                 sum::<S, _>(simd, cells, &self.taps, &mut sums[..whole]);
@@ -223,7 +250,13 @@ impl<T: Element> Band<T> {
 
     /// Sums along the rows: `total` and `output`.
     #[inline(always)]
-    fn sum_rows<S: Simd>(&mut self, simd: S, lanes: &Lanes, width: &Axis, windows: usize) {
+    fn sum_rows<S: Simd>(
+        &mut self,
+        simd: S,
+        lanes: &Lanes,
+        (width, factor): (&Axis, Factor),
+        windows: usize,
+    ) {
         let vector = T::Compute::lanes::<S>();
         let whole = windows.next_multiple_of(vector);
         self.total.grow(whole);
@@ -231,7 +264,7 @@ impl<T: Element> Band<T> {
         // Lanes beyond the last window read on, into what is left of other bands or zeros.
         let of_phase = whole + lanes.extra;
         if width.stride > 1 {
-            for (phases, columns) in self.phases.iter_mut().zip(&self.columns) {
+            for (phases, columns) in self.phases[..factor.sums()].iter_mut().zip(&self.columns) {
                 phases.grow(lanes.phases * of_phase);
                 for phase in 0..lanes.phases {
                     let phases = &mut phases[phase * of_phase..][..windows];
@@ -264,6 +297,9 @@ impl<T: Element> Band<T> {
             phase * of_phase + shift
         }));
         sum::<S, _>(simd, es, &self.taps, &mut self.total[..whole]);
+        if factor == Factor::None {
+            return;
+        }
         sum::<S, _>(simd, exs, &self.taps, &mut self.output[..whole]);
         let totals = T::Compute::vectors::<S>(&self.total[..whole]);
         let outputs = T::Compute::vectors_mut::<S>(&mut self.output[..whole]);
@@ -283,6 +319,17 @@ impl<T: Element> Band<T> {
             .fold(1, |all, v| all & v)
             == 1
             && super::simd::all_finite(&self.output[lanes])
+    }
+}
+
+impl Factor {
+    /// How many sums a band makes.
+    #[inline(always)]
+    fn sums(self) -> usize {
+        match self {
+            Factor::None => 1,
+            _ => 2,
+        }
     }
 }
 
@@ -323,42 +370,65 @@ fn largest<S: Simd, C: Real>(simd: S, x: &[C], sign: C) -> C {
     m
 }
 
-/// `e = 2^(scale·(x − shift))` and `e·x`; the last vector may write beyond the last of `x`.
+/// `e = 2^(scale·(x − shift))` and `e` times `factor`; the last vector may write beyond the last of `x`.
+///
+/// False if an `x` is not finite, but for [`Factor::Activation`], whose sums tell.
 #[inline(always)]
 fn exponentiate<S: Simd, C: Real>(
     simd: S,
     (x, next): (&[C], *const u8),
-    (shift, scale): (C, C),
+    (shift, scale, factor): (C, C, Factor),
     es: &mut [C],
-    exs: &mut [C],
-) {
-    let by = (C::splat(simd, shift), C::splat(simd, scale));
+    efs: &mut [C],
+) -> bool {
+    let by = (C::splat(simd, shift), C::splat(simd, scale), factor);
+    let zero = C::splat(simd, C::default());
+    // Turns into NaN with the first cell that is not finite.
+    let mut nothing = zero;
     let whole = x.len() / C::lanes::<S>() * C::lanes::<S>();
     if whole < x.len() {
+        es[whole..whole + C::lanes::<S>()].fill(shift);
         es[whole..x.len()].copy_from_slice(&x[whole..]);
-        let (e, ex) = weigh::<S, C>(simd, load::<S, _>(es, whole), by);
+        let x = load::<S, _>(es, whole);
+        let (e, ef) = weigh::<S, C>(simd, x, by);
+        nothing = C::mul_add(simd, x, zero, nothing);
         C::vectors_mut::<S>(&mut es[whole..])[0] = e;
-        C::vectors_mut::<S>(&mut exs[whole..])[0] = ex;
+        if factor != Factor::None {
+            C::vectors_mut::<S>(&mut efs[whole..])[0] = ef;
+        }
     }
     let sums = C::vectors_mut::<S>(es)
         .iter_mut()
-        .zip(C::vectors_mut::<S>(exs));
-    for (i, ((e, ex), x)) in sums.zip(C::vectors::<S>(x)).enumerate() {
+        .zip(C::vectors_mut::<S>(efs));
+    for (i, ((e, ef), x)) in sums.zip(C::vectors::<S>(x)).enumerate() {
         prefetch(next.wrapping_add(i * size_of::<C::V<S>>()));
-        (*e, *ex) = weigh::<S, C>(simd, *x, by);
+        let (weight, product) = weigh::<S, C>(simd, *x, by);
+        *e = weight;
+        if factor != Factor::None {
+            *ef = product;
+        }
+        if factor != Factor::Activation {
+            nothing = C::mul_add(simd, *x, zero, nothing);
+        }
     }
+    factor == Factor::Activation || C::sum(simd, nothing) == C::default()
 }
 
-/// `e = 2^(scale·(x − shift))` and `e·x`.
+/// `e = 2^(scale·(x − shift))` and `e` times `factor`.
 #[inline(always)]
 fn weigh<S: Simd, C: Real>(
     simd: S,
     x: C::V<S>,
-    (shift, scale): (C::V<S>, C::V<S>),
+    (shift, scale, factor): (C::V<S>, C::V<S>, Factor),
 ) -> (C::V<S>, C::V<S>) {
     let t = C::vmul(simd, scale, C::vsub(simd, x, shift));
-    let e = C::exp2(simd, C::max(simd, C::splat(simd, C::EXP2_ZERO), t));
-    (e, C::vmul(simd, e, x))
+    let t = C::max(simd, C::splat(simd, C::EXP2_ZERO), t);
+    let e = C::exp2(simd, t);
+    let by = match factor {
+        Factor::Activation => x,
+        _ => t,
+    };
+    (e, C::vmul(simd, e, by))
 }
 
 /// Where the band after these cells begins, if all lie side by side.
@@ -381,7 +451,7 @@ fn prefetch(address: *const u8) {
 
 /// Sums of the cells that lie these offsets away, in their order.
 #[inline(always)]
-fn sum<S: Simd, C: Real>(simd: S, cells: &[C], offsets: &[usize], sums: &mut [C]) {
+pub fn sum<S: Simd, C: Real>(simd: S, cells: &[C], offsets: &[usize], sums: &mut [C]) {
     let (first, rest) = offsets.split_at(offsets.len().min(4));
     match *first {
         [a] => sum_of::<S, C, 1>(simd, cells, [a], sums, false),
@@ -434,6 +504,6 @@ fn every<const STRIDE: usize, C: Real>(cells: &[C], lanes: &mut [C]) {
 }
 
 #[inline(always)]
-fn load<S: Simd, C: Real>(cells: &[C], start: usize) -> C::V<S> {
+pub fn load<S: Simd, C: Real>(cells: &[C], start: usize) -> C::V<S> {
     C::vectors::<S>(&cells[start..start + C::lanes::<S>()])[0]
 }

@@ -1,6 +1,6 @@
 //! SoftPool of a tile of the output: band after band of its windows, or row after row where a band does not serve.
 
-use super::band::{self, Band};
+use super::band::{self, Band, Factor};
 use super::block::{self, Block, Temperature, Windows};
 use super::direct;
 use super::element::Element;
@@ -68,7 +68,8 @@ impl<T: Element> Forward<'_, T> {
         let (d, rows, columns) = windows;
         let band = &mut self.scratch.band;
         let of = (self.input, self.geometry);
-        let done = band.pool(simd, of, self.weighting.beta, planes, windows);
+        let how = (self.weighting.beta, Factor::Activation);
+        let done = band.pool(simd, of, how, planes, windows);
         let height = self.geometry.axes[1].output;
         for (p, plane) in planes.clone().enumerate() {
             for (r, h) in rows.clone().enumerate() {

@@ -8,6 +8,7 @@ mod direct;
 mod element;
 mod forward;
 mod lanes;
+mod passed;
 mod simd;
 mod tiles;
 mod view;

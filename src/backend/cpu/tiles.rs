@@ -15,7 +15,7 @@ pub struct Tile {
 }
 
 impl Tile {
-    fn cells(&self) -> usize {
+    pub fn cells(&self) -> usize {
         self.planes.len() * self.rows.len() * self.columns.len()
     }
 }

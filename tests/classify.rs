@@ -284,6 +284,10 @@ fn what_cannot_be_had_is_explained() {
         &["lp pooling", "--example train", "--weights"],
     );
     fails(&["--model", "resnet50"], &["resnet50 needs --weights"]);
+    fails(
+        &["--device", "cpu", "--dtype", "bf16"],
+        &["--dtype bf16", "f32 or f16"],
+    );
     fails(&["--weights", "no/such/file"], &["no/such/file"]);
     fails(&["--weights", "hub:nobody"], &["hub:OWNER/NAME"]);
     let labels = sample("expected.txt");

@@ -1,6 +1,6 @@
 //! The network with its weights and the names of its classes.
 
-use crate::args::{Args, Network};
+use crate::args::{Args, DTypeName, Network};
 use crate::imagenet::{self, ImageNet};
 use crate::images::Prepare;
 use crate::weights;
@@ -24,6 +24,9 @@ pub struct Classifier {
 impl Classifier {
     pub fn load(args: &Args) -> Result<Self> {
         let device = args.device.device()?;
+        if matches!((args.dtype, &device), (DTypeName::Bf16, Device::Cpu)) {
+            bail!("--dtype bf16: candle multiplies no bf16 matrices on the CPU; take f32 or f16");
+        }
         let path = weights::path(args)?;
         match args.model {
             Network::Digits => Self::digits(args, &path, device),

@@ -4,7 +4,7 @@ use super::block::{self, grow, Block, Temperature, Windows};
 use super::element::Element;
 use super::lanes::Lanes;
 use super::passed::{self, Passed};
-use super::tiles::{pieces, Tile};
+use super::tiles::{pieces, spans, Tile};
 use super::view::View;
 use super::{direct, simd};
 use crate::backend::{Gradient, Weighting};
@@ -269,12 +269,6 @@ impl<T: Element> Backward<'_, T> {
             }
         }
     }
-}
-
-/// A range in pieces of this size, the last one smaller.
-fn spans(range: &Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
-    let first = range.start;
-    pieces(range.len(), size).map(move |piece| first + piece.start..first + piece.end)
 }
 
 /// Rows of all depths, counted through, depth after depth of `height` rows.

@@ -282,10 +282,6 @@ impl<T: Element> Band<T> {
                     }
                 }
             }
-        } else {
-            for columns in &mut self.columns {
-                columns.grow(of_phase);
-            }
         }
         let [es, exs] = match width.stride {
             1 => &self.columns,

@@ -5,7 +5,7 @@ use super::block::{self, Block, Temperature, Windows};
 use super::direct;
 use super::element::Element;
 use super::simd::all_finite;
-use super::tiles::{pieces, Tile};
+use super::tiles::{spans, Tile};
 use super::view::View;
 use crate::backend::Weighting;
 use crate::geometry::Geometry;
@@ -205,12 +205,6 @@ fn depths(rows: &Range<usize>, height: usize) -> impl Iterator<Item = (usize, Ra
             rows.start.max(first) - first..rows.end.min(first + height) - first,
         )
     })
-}
-
-/// A range in pieces of this size, the last one smaller.
-fn spans(range: &Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
-    let first = range.start;
-    pieces(range.len(), size).map(move |piece| first + piece.start..first + piece.end)
 }
 
 /// Windows with values that are not finite, by the definition; `at` is the first window of the row's outputs `y`.

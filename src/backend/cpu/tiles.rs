@@ -106,6 +106,12 @@ pub fn pieces(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
         .map(move |start| start..len.min(start.saturating_add(size)))
 }
 
+/// A range in pieces of this size, the last one smaller.
+pub fn spans(range: &Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let first = range.start;
+    pieces(range.len(), size).map(move |piece| first + piece.start..first + piece.end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

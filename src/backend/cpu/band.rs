@@ -265,17 +265,15 @@ impl<T: Element> Band<T> {
         let of_phase = whole + lanes.extra;
         if width.stride > 1 {
             for (phases, columns) in self.phases[..factor.sums()].iter_mut().zip(&self.columns) {
-                phases.grow(lanes.phases * of_phase);
-                for phase in 0..lanes.phases {
-                    let phases = &mut phases[phase * of_phase..][..windows];
-                    let columns = &columns[phase..];
-                    match width.stride {
-                        2 => every::<2, _>(columns, phases),
-                        3 => every::<3, _>(columns, phases),
-                        stride => {
-                            for (lane, cell) in
-                                phases.iter_mut().zip(columns.iter().step_by(stride))
-                            {
+                phases.grow(width.stride * of_phase);
+                match width.stride {
+                    2 => split::<2, _>(columns, windows, of_phase, phases),
+                    3 => split::<3, _>(columns, windows, of_phase, phases),
+                    stride => {
+                        for phase in 0..lanes.phases {
+                            let phases = &mut phases[phase * of_phase..][..windows];
+                            let cells = columns[phase..].iter().step_by(stride);
+                            for (lane, cell) in phases.iter_mut().zip(cells) {
                                 *lane = *cell;
                             }
                         }
@@ -491,11 +489,20 @@ fn sum_of<S: Simd, C: Real, const N: usize>(
     }
 }
 
-/// Every `STRIDE`th cell; a constant for the compiler to vectorise.
+/// The cells in turn into phases of so many lanes, which begin `pitch` apart; no cell is left out, as the compiler
+/// vectorises nothing less.
 #[inline(always)]
-fn every<const STRIDE: usize, C: Real>(cells: &[C], lanes: &mut [C]) {
-    for (lane, cells) in lanes.iter_mut().zip(cells.chunks_exact(STRIDE)) {
-        *lane = cells[0];
+fn split<const PHASES: usize, C: Real>(cells: &[C], lanes: usize, pitch: usize, phases: &mut [C]) {
+    let mut rest = phases;
+    let mut phases: [&mut [C]; PHASES] = std::array::from_fn(|_| {
+        let (phase, after) = std::mem::take(&mut rest).split_at_mut(pitch);
+        rest = after;
+        &mut phase[..lanes]
+    });
+    for (lane, cells) in cells.as_chunks::<PHASES>().0[..lanes].iter().enumerate() {
+        for (phase, cell) in phases.iter_mut().zip(cells) {
+            phase[lane] = *cell;
+        }
     }
 }
 

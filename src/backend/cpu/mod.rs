@@ -23,7 +23,7 @@ use pulp::Arch;
 use tiles::Tiling;
 
 /// The most cells of an output tile: few enough to balance threads, enough to pay for handing them out.
-const FORWARD_TILE: usize = 16 << 10;
+const FORWARD_TILE: usize = 4 << 10;
 /// The most cells of an input tile, whose sums a core's second cache holds.
 const BACKWARD_TILE: usize = 32 << 10;
 
@@ -40,6 +40,7 @@ pub fn forward<T: Element>(
         columns: geometry.axes[2].output,
         most: FORWARD_TILE,
         least_rows: 1,
+        work: input.planes().saturating_mul(geometry.input_cells()),
     };
     let vectorised = block::covers::<T::Compute>(geometry, weighting);
     let arch = Arch::new();
@@ -75,6 +76,7 @@ pub fn backward<T: Element>(
         columns: geometry.axes[2].input,
         most: BACKWARD_TILE,
         least_rows: 4 * geometry.axes[1].kernel.min(geometry.axes[1].input),
+        work: input.planes().saturating_mul(geometry.input_cells()),
     };
     let vectorised = block::covers::<T::Compute>(geometry, weighting);
     let arch = Arch::new();

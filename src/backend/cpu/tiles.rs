@@ -1,9 +1,9 @@
 //! Cuts planes into tiles, the pieces that threads work on: what a tile is depends on sizes alone, so that the same
 //! bits come out whatever the number of threads.
 
-use rayon::prelude::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 /// Whole planes; or rows of one plane; or columns of one row: cells side by side in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Tiling {
     pub most: usize,
     /// The least rows of a tile, for tiles that repeat work at their edges.
     pub least_rows: usize,
+    /// Activations that are read.
+    pub work: usize,
 }
 
 impl Tiling {
@@ -77,23 +79,42 @@ impl Tiling {
             parts.push((tile, cells));
             rest = after;
         }
-        let fill = |scratch: &mut S, (tile, cells): (Tile, &mut [MaybeUninit<T>])| {
-            cells.fill(MaybeUninit::new(T::default()));
-            // SAFETY: all cells were written in the line above.
-            work(scratch, &tile, unsafe {
-                &mut *(cells as *mut [MaybeUninit<T>] as *mut [T])
-            });
+        let threads = match self.work {
+            0..SERIAL_WORK => 1,
+            _ => rayon::current_num_threads().min(parts.len()),
         };
-        match parts.len() {
-            0 | 1 => parts
-                .into_iter()
-                .for_each(|part| fill(&mut S::default(), part)),
-            _ => parts.into_par_iter().for_each_init(S::default, fill),
-        }
+        let parts = Mutex::new(parts.into_iter());
+        share(threads, || {
+            let mut scratch = S::default();
+            let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+            while let Some((tile, cells)) = next() {
+                cells.fill(MaybeUninit::new(T::default()));
+                // SAFETY: all cells were written in the line above.
+                work(&mut scratch, &tile, unsafe {
+                    &mut *(cells as *mut [MaybeUninit<T>] as *mut [T])
+                });
+            }
+        });
         // SAFETY: the tiles are all of these cells, and each was filled.
         unsafe { output.set_len(cells) };
         Some(output)
     }
+}
+
+/// Activations that one thread is done with sooner than another has woken up.
+const SERIAL_WORK: usize = 32 << 10;
+
+/// Runs `work` on so many threads, the calling one among them, so that it need not wait for another to begin.
+fn share(threads: usize, work: impl Fn() + Sync) {
+    if threads <= 1 {
+        return work();
+    }
+    rayon::in_place_scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|_| work());
+        }
+        work();
+    });
 }
 
 /// Where there is enough to do, at least so many tiles, for threads to share them evenly.
@@ -122,7 +143,7 @@ mod tests {
         fn tiles_are_the_cells_in_order(
             planes in 1usize..20, rows in 1usize..200, columns in 1usize..3000, least_rows in 1usize..9,
         ) {
-            let tiling = Tiling { planes, rows, columns, most: 4096, least_rows };
+            let tiling = Tiling { planes, rows, columns, most: 4096, least_rows, work: 0 };
             let mut next = 0;
             for tile in tiling.tiles() {
                 prop_assert!(tile.planes.len() == 1 || tile.rows == (0..rows));

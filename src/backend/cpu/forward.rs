@@ -1,12 +1,13 @@
 //! SoftPool of a tile of the output: band after band of its windows, or row after row where a band does not serve.
 
-use super::band::{self, Band, Factor};
+use super::band::{self, Band};
 use super::block::{self, Block, Temperature, Windows};
 use super::direct;
 use super::element::Element;
 use super::simd::all_finite;
 use super::tiles::{spans, Tile};
 use super::view::View;
+use super::weigh::Factor;
 use crate::backend::Weighting;
 use crate::geometry::Geometry;
 use pulp::{Simd, WithSimd};
@@ -71,6 +72,15 @@ impl<T: Element> Forward<'_, T> {
         let how = (self.weighting.beta, Factor::Activation);
         let done = band.pool(simd, of, how, planes, windows);
         let height = self.geometry.axes[1].output;
+        if done && band.all_hold && *columns == self.tile.columns && band.pitch == columns.len() {
+            // The rows of a plane lie side by side in the tile as in the band.
+            let cells = rows.len() * band.pitch;
+            for (means, plane) in band.output.chunks_exact(cells).zip(planes.clone()) {
+                let at = start(self.tile, plane, d * height + rows.start, columns);
+                T::narrow(means, &mut self.output[at..at + cells]);
+            }
+            return;
+        }
         for (p, plane) in planes.clone().enumerate() {
             for (r, h) in rows.clone().enumerate() {
                 let band = &self.scratch.band;

@@ -34,6 +34,11 @@ impl Lanes {
         }
     }
 
+    /// The kernel and the stride.
+    pub fn window(&self) -> (usize, usize) {
+        (self.axis.kernel, self.axis.stride)
+    }
+
     /// The phase of a tap, and how many lanes it lies from its window's.
     pub fn tap(&self, k: usize) -> (usize, usize) {
         match self.axis.adaptive {

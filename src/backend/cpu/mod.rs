@@ -10,8 +10,10 @@ mod forward;
 mod lanes;
 mod passed;
 mod simd;
+mod sums;
 mod tiles;
 mod view;
+mod weigh;
 
 pub use element::Element;
 pub use view::View;

@@ -4,12 +4,14 @@
 //! paper, exactly `Σ e·s·(1 + ln2·(t − mean)) = e·Σ(s − a·mean) + e·t·Σa` with `a = ln2·s`.
 
 use super::aligned::Aligned;
-use super::band::{self, sum, Band, Factor};
+use super::band::{self, Band};
 use super::element::Element;
 use super::lanes::Lanes;
 use super::simd::{all_finite, Real};
+use super::sums::sum;
 use super::tiles::Tile;
 use super::view::View;
+use super::weigh::Factor;
 use crate::backend::Gradient;
 use crate::geometry::Geometry;
 use pulp::Simd;
@@ -60,7 +62,6 @@ pub fn covers(geometry: &Geometry) -> bool {
     band::covers(geometry)
         && d.kernel == 1
         && width.saturating_mul(2 * h.kernel.min(h.input)) <= MOST_CELLS
-        && w.stride <= 64
 }
 
 /// The tiles that a tile's bands fill: planes, rows and columns at a time.

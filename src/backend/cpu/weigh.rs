@@ -1,0 +1,314 @@
+//! The weights of activations under one shift: `e = 2^t` with `t = scale·(x − shift)`.
+
+use super::simd::Real;
+use crate::geometry::Axis;
+use pulp::Simd;
+use std::ops::Range;
+
+/// What a band sums besides the weights `e`: these times its factor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Factor {
+    /// `x`, whose mean is the output.
+    Activation,
+    /// `t`, with `e = 2^t`.
+    Exponent,
+    /// Nothing besides.
+    None,
+}
+
+impl Factor {
+    /// How many sums a band makes.
+    #[inline(always)]
+    pub fn sums(self) -> usize {
+        match self {
+            Factor::None => 1,
+            _ => 2,
+        }
+    }
+}
+
+/// The largest of `x` times `sign`; NaN may be lost.
+#[inline(always)]
+pub fn largest<S: Simd, C: Real>(simd: S, x: &[C], sign: C) -> C {
+    let vectors = C::vectors::<S>(x);
+    let zero = C::splat(simd, C::default());
+    let mut all = [C::splat(simd, C::NEG_INFINITY); 4];
+    let mut four = vectors.chunks_exact(4);
+    if sign > C::default() {
+        for x in &mut four {
+            for (m, x) in all.iter_mut().zip(x) {
+                *m = C::max(simd, *x, *m);
+            }
+        }
+    } else {
+        for x in &mut four {
+            for (m, x) in all.iter_mut().zip(x) {
+                *m = C::max(simd, C::vsub(simd, zero, *x), *m);
+            }
+        }
+    }
+    let [a, b, c, d] = all;
+    let mut m = C::largest(simd, C::max(simd, C::max(simd, a, b), C::max(simd, c, d)));
+    for x in &x[vectors.len() / 4 * 4 * C::lanes::<S>()..] {
+        if *x * sign > m {
+            m = *x * sign;
+        }
+    }
+    m
+}
+
+/// `e = 2^(scale·(x − shift))` and `e` times `factor`; the last vector may write beyond the last of `x`.
+///
+/// False if an `x` is not finite, but for [`Factor::Activation`], whose sums tell.
+#[inline(always)]
+pub fn exponentiate<S: Simd, C: Real>(
+    simd: S,
+    (x, next): (&[C], *const u8),
+    (shift, scale, factor): (C, C, Factor),
+    es: &mut [C],
+    efs: &mut [C],
+) -> bool {
+    let by = (C::splat(simd, shift), C::splat(simd, scale), factor);
+    let zero = C::splat(simd, C::default());
+    // Turns into NaN with the first cell that is not finite.
+    let mut nothing = zero;
+    let whole = x.len() / C::lanes::<S>() * C::lanes::<S>();
+    if whole < x.len() {
+        es[whole..whole + C::lanes::<S>()].fill(shift);
+        es[whole..x.len()].copy_from_slice(&x[whole..]);
+        let x = load::<S, _>(es, whole);
+        let (e, ef) = weigh::<S, C>(simd, x, by);
+        nothing = C::mul_add(simd, x, zero, nothing);
+        C::vectors_mut::<S>(&mut es[whole..])[0] = e;
+        if factor != Factor::None {
+            C::vectors_mut::<S>(&mut efs[whole..])[0] = ef;
+        }
+    }
+    let sums = C::vectors_mut::<S>(es)
+        .iter_mut()
+        .zip(C::vectors_mut::<S>(efs));
+    for (i, ((e, ef), x)) in sums.zip(C::vectors::<S>(x)).enumerate() {
+        prefetch(next.wrapping_add(i * size_of::<C::V<S>>()));
+        let (weight, product) = weigh::<S, C>(simd, *x, by);
+        *e = weight;
+        if factor != Factor::None {
+            *ef = product;
+        }
+        if factor != Factor::Activation {
+            nothing = C::mul_add(simd, *x, zero, nothing);
+        }
+    }
+    factor == Factor::Activation || C::sum(simd, nothing) == C::default()
+}
+
+/// The rows of a row of windows, by where their cells begin.
+#[derive(Default)]
+pub struct Rows {
+    /// Those that are not in the windows before.
+    pub own: Vec<usize>,
+    /// Those that are in the windows after, too, and in none before.
+    pub shared: Vec<usize>,
+    /// Whether the windows before have shared some.
+    pub carried: bool,
+}
+
+impl Rows {
+    /// Those of the windows at `o`, one of `windows`, whose cells begin `pitch` apart from row `first` on.
+    #[inline(always)]
+    pub fn find(
+        &mut self,
+        height: &Axis,
+        (o, windows): (usize, &Range<usize>),
+        (first, pitch): (usize, usize),
+    ) {
+        let window = height.window(o);
+        let before = match o == windows.start {
+            true => window.start,
+            false => height.window(o - 1).end.max(window.start),
+        };
+        let after = match o + 1 == windows.end {
+            true => window.end,
+            false => height.window(o + 1).start.min(window.end),
+        };
+        self.carried = before > window.start;
+        self.own.clear();
+        self.own
+            .extend((before..after).map(|row| (row - first) * pitch));
+        self.shared.clear();
+        self.shared
+            .extend((after..window.end).map(|row| (row - first) * pitch));
+    }
+
+    /// Whether a row is in no more than two rows of windows.
+    pub fn cover(height: &Axis) -> bool {
+        height.kernel <= height.stride.saturating_mul(2) && height.padding <= height.stride
+    }
+}
+
+/// `e = 2^(scale·(x − shift))` and `e·x`, summed down columns.
+#[derive(Clone, Copy)]
+pub struct Columns<'a, C> {
+    pub shift: C,
+    pub scale: C,
+    /// The activations; the next band's lie at `next`, of so many bytes each.
+    pub x: &'a [C],
+    pub next: (*const u8, usize),
+}
+
+impl<C: Real> Columns<'_, C> {
+    /// The sums of [`Rows`], whole vectors; `carry` has those of shared rows alone from one row of windows to the next.
+    #[inline(always)]
+    pub fn sum<S: Simd>(&self, simd: S, rows: &Rows, sums: [&mut [C]; 2], carry: [&mut [C]; 2]) {
+        match (&rows.own[..], &rows.shared[..], rows.carried) {
+            (&[a, b], [], false) => self.sum_of::<S, 2, 0>(simd, ([a, b], []), sums, carry, false),
+            (&[a], &[b], true) => self.sum_of::<S, 1, 1>(simd, ([a], [b]), sums, carry, true),
+            _ => self.sum_any(simd, rows, sums, carry),
+        }
+    }
+
+    #[inline(always)]
+    fn sum_of<S: Simd, const OWN: usize, const SHARED: usize>(
+        &self,
+        simd: S,
+        (own, shared): ([usize; OWN], [usize; SHARED]),
+        [es, exs]: [&mut [C]; 2],
+        [carried_es, carried_exs]: [&mut [C]; 2],
+        carried: bool,
+    ) {
+        let by = self.by(simd);
+        let len = es.len();
+        let (es, exs) = (C::vectors_mut::<S>(es), C::vectors_mut::<S>(exs));
+        let count = es.len();
+        let exs = &mut exs[..count];
+        let keep = match carried || SHARED > 0 {
+            true => count,
+            false => 0,
+        };
+        let carried_es = &mut C::vectors_mut::<S>(carried_es)[..keep];
+        let carried_exs = &mut C::vectors_mut::<S>(carried_exs)[..keep];
+        let vectors = |at: usize| &C::vectors::<S>(&self.x[at..at + len])[..count];
+        let (own_cells, shared_cells) = (own.map(vectors), shared.map(vectors));
+        let zero = C::splat(simd, C::default());
+        for i in 0..count {
+            let (mut e, mut ex) = match carried {
+                true => (carried_es[i], carried_exs[i]),
+                false => (zero, zero),
+            };
+            for (cells, at) in own_cells.iter().zip(own) {
+                self.prefetch(at + i * C::lanes::<S>());
+                let (weight, product) = weigh::<S, C>(simd, cells[i], by);
+                e = C::vadd(simd, e, weight);
+                ex = C::vadd(simd, ex, product);
+            }
+            for (cells, at) in shared_cells.iter().zip(shared) {
+                self.prefetch(at + i * C::lanes::<S>());
+                let (weight, product) = weigh::<S, C>(simd, cells[i], by);
+                e = C::vadd(simd, e, weight);
+                ex = C::vadd(simd, ex, product);
+                (carried_es[i], carried_exs[i]) = (weight, product);
+            }
+            (es[i], exs[i]) = (e, ex);
+        }
+    }
+
+    #[inline(always)]
+    fn sum_any<S: Simd>(
+        &self,
+        simd: S,
+        rows: &Rows,
+        [es, exs]: [&mut [C]; 2],
+        [carried_es, carried_exs]: [&mut [C]; 2],
+    ) {
+        let by = self.by(simd);
+        let sums = C::vectors_mut::<S>(es)
+            .iter_mut()
+            .zip(C::vectors_mut::<S>(exs));
+        let carry = C::vectors_mut::<S>(carried_es)
+            .iter_mut()
+            .zip(C::vectors_mut::<S>(carried_exs));
+        let zero = C::splat(simd, C::default());
+        for (i, ((e, ex), (carried_e, carried_ex))) in sums.zip(carry).enumerate() {
+            let mut sum = match rows.carried {
+                true => (*carried_e, *carried_ex),
+                false => (zero, zero),
+            };
+            for &row in &rows.own {
+                sum = self.add(simd, sum, row + i * C::lanes::<S>(), by);
+            }
+            let mut shared = (zero, zero);
+            for &row in &rows.shared {
+                shared = self.add(simd, shared, row + i * C::lanes::<S>(), by);
+            }
+            (*carried_e, *carried_ex) = shared;
+            *e = C::vadd(simd, sum.0, shared.0);
+            *ex = C::vadd(simd, sum.1, shared.1);
+        }
+    }
+
+    /// `sum` with the weights of the vector of activations that begins at a cell.
+    #[inline(always)]
+    fn add<S: Simd>(
+        &self,
+        simd: S,
+        (e, ex): (C::V<S>, C::V<S>),
+        cell: usize,
+        by: (C::V<S>, C::V<S>, Factor),
+    ) -> (C::V<S>, C::V<S>) {
+        self.prefetch(cell);
+        let (weight, product) = weigh::<S, C>(simd, load::<S, C>(self.x, cell), by);
+        (C::vadd(simd, e, weight), C::vadd(simd, ex, product))
+    }
+
+    #[inline(always)]
+    fn by<S: Simd>(&self, simd: S) -> (C::V<S>, C::V<S>, Factor) {
+        let [shift, scale] = [self.shift, self.scale].map(|v| C::splat(simd, v));
+        (shift, scale, Factor::Activation)
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, cell: usize) {
+        let (next, size) = self.next;
+        prefetch(next.wrapping_add(cell * size));
+    }
+}
+
+/// `e = 2^(scale·(x − shift))` and `e` times `factor`.
+#[inline(always)]
+fn weigh<S: Simd, C: Real>(
+    simd: S,
+    x: C::V<S>,
+    (shift, scale, factor): (C::V<S>, C::V<S>, Factor),
+) -> (C::V<S>, C::V<S>) {
+    let t = C::vmul(simd, scale, C::vsub(simd, x, shift));
+    let t = C::max(simd, C::splat(simd, C::EXP2_ZERO), t);
+    let e = C::exp2(simd, t);
+    let by = match factor {
+        Factor::Activation => x,
+        _ => t,
+    };
+    (e, C::vmul(simd, e, by))
+}
+
+/// Where the band after these cells begins, if all lie side by side.
+pub fn ahead<T>(cells: &[T]) -> *const u8 {
+    cells.as_ptr_range().end.cast()
+}
+
+/// Has the line at this address read while there is other work; any address will do.
+#[inline(always)]
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program sees and never faults.
+    unsafe {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// The vector that begins at a cell.
+#[inline(always)]
+pub fn load<S: Simd, C: Real>(cells: &[C], start: usize) -> C::V<S> {
+    C::vectors::<S>(&cells[start..start + C::lanes::<S>()])[0]
+}

@@ -15,6 +15,9 @@ mod tiles;
 mod view;
 mod weigh;
 
+#[cfg(test)]
+mod tests;
+
 pub use element::Element;
 pub use view::View;
 
@@ -35,6 +38,15 @@ pub fn forward<T: Element>(
     geometry: &Geometry,
     weighting: Weighting,
 ) -> Result<Vec<T>> {
+    forward_on(Arch::new(), input, geometry, weighting)
+}
+
+fn forward_on<T: Element>(
+    arch: Arch,
+    input: View<'_, T>,
+    geometry: &Geometry,
+    weighting: Weighting,
+) -> Result<Vec<T>> {
     let geometry = &settled(geometry);
     let tiling = Tiling {
         planes: input.planes(),
@@ -45,7 +57,6 @@ pub fn forward<T: Element>(
         work: input.planes().saturating_mul(geometry.input_cells()),
     };
     let vectorised = block::covers::<T::Compute>(geometry, weighting);
-    let arch = Arch::new();
     let output = tiling.run(|scratch, tile, output| {
         let forward = forward::Forward {
             input,
@@ -71,6 +82,16 @@ pub fn backward<T: Element>(
     weighting: Weighting,
     gradient: Gradient,
 ) -> Result<Vec<T>> {
+    backward_on(Arch::new(), input, grad, geometry, (weighting, gradient))
+}
+
+fn backward_on<T: Element>(
+    arch: Arch,
+    input: View<'_, T>,
+    grad: View<'_, T>,
+    geometry: &Geometry,
+    (weighting, gradient): (Weighting, Gradient),
+) -> Result<Vec<T>> {
     let geometry = &settled(geometry);
     let tiling = Tiling {
         planes: input.planes(),
@@ -81,7 +102,6 @@ pub fn backward<T: Element>(
         work: input.planes().saturating_mul(geometry.input_cells()),
     };
     let vectorised = block::covers::<T::Compute>(geometry, weighting);
-    let arch = Arch::new();
     let output = tiling.run(|scratch, tile, output| {
         let mut backward = backward::Backward {
             input,

@@ -12,7 +12,7 @@ use super::sums::{sum, sum_windows};
 use super::view::{Plane, View};
 use super::weigh::{ahead, exponentiate, largest, Columns, Factor, Rows};
 use crate::geometry::{Axis, Geometry};
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 use std::f64::consts::LOG2_E;
 use std::ops::Range;
 
@@ -30,6 +30,7 @@ pub struct Band<T: Element> {
     /// The ends of rows of activations, a vector each.
     tail: Aligned<T::Compute>,
     rows: Rows,
+    tail_rows: Rows,
     /// `Σe` of each window.
     pub total: Aligned<T::Compute>,
     /// The mean of [`Factor`] in each window, weighted by `e`.
@@ -161,8 +162,17 @@ impl<T: Element> Band<T> {
         for (position, plane) in planes.clone().enumerate() {
             let plane = input.plane(plane);
             if direct {
-                let windows = (height, rows, position);
-                if !self.weigh_columns(simd, plane, (&shape, &cells), beta, windows) {
+                let finite = simd.vectorize(WeighColumns {
+                    band: &mut *self,
+                    plane,
+                    shape: &shape,
+                    cells: &cells,
+                    beta,
+                    height: *height,
+                    rows: rows.clone(),
+                    position,
+                });
+                if !finite {
                     return false;
                 }
                 continue;
@@ -172,83 +182,13 @@ impl<T: Element> Band<T> {
             }
             self.sum_columns(simd, &shape, (height, rows), &cells, (position, factor));
         }
-        self.sum_rows(simd, &lanes, factor, padded / width.stride);
-        true
-    }
-
-    /// [`Band::exponentiate`] and [`Band::sum_columns`] at once, where [`Rows::cover`]; no weights are kept but shared ones.
-    #[inline(always)]
-    fn weigh_columns<S: Simd>(
-        &mut self,
-        simd: S,
-        plane: Plane<'_, T>,
-        (shape, cells): (&Shape, &Cells),
-        beta: f64,
-        (height, rows, position): (&Axis, &Range<usize>, usize),
-    ) -> bool {
-        let gathered = plane.block(
-            cells.depths.start,
-            &cells.rows,
-            &cells.columns,
-            &mut self.gathered,
-        );
-        let next = ahead(gathered);
-        let x = T::widen(gathered, &mut self.widened);
-        let sign = T::Compute::from_f64(1f64.copysign(beta));
-        let shift = largest::<S, _>(simd, x, sign) * sign;
-        if !all_finite(&[shift]) {
-            return false;
-        }
-        let columns = Columns {
-            shift,
-            scale: T::Compute::from_f64(beta * LOG2_E),
-            x,
-            next: (next, size_of::<T>()),
-        };
-        let vector = T::Compute::lanes::<S>();
-        let (w, padded) = (shape.width, shape.padded);
-        let [es, exs] = &mut self.columns;
-        let [carried_es, carried_exs] = &mut self.cells;
-        for (row, o) in rows.clone().enumerate() {
-            let out = (position * shape.rows + row) * padded;
-            for sums in [&mut *es, &mut *exs] {
-                clear(&mut sums[out..out + shape.left]);
-            }
-            let out = out + shape.left;
-            let first = cells.rows.start;
-            self.rows.find(height, (o, rows), (first, w));
-            let last = height.window(o).end - first;
-            // Vectors may reach into the next row of activations; where there is none, the last is copied.
-            let whole = match (last - 1) * w + w.next_multiple_of(vector) <= x.len() {
-                true => w.next_multiple_of(vector),
-                false => w / vector * vector,
-            };
-            let sums = [&mut es[out..out + whole], &mut exs[out..out + whole]];
-            columns.sum(
-                simd,
-                &self.rows,
-                sums,
-                [&mut *carried_es, &mut *carried_exs],
-            );
-            if whole < w {
-                self.tail.grow(last * vector);
-                for (row, tail) in x.chunks_exact(w).zip(self.tail.chunks_exact_mut(vector)) {
-                    tail[..w - whole].copy_from_slice(&row[whole..]);
-                }
-                self.rows.find(height, (o, rows), (first, vector));
-                let columns = Columns {
-                    x: &self.tail,
-                    ..columns
-                };
-                let rest = out + whole..out + whole + vector;
-                let sums = [&mut es[rest.clone()], &mut exs[rest]];
-                let carry = [&mut carried_es[whole..], &mut carried_exs[whole..]];
-                columns.sum(simd, &self.rows, sums, carry);
-            }
-            for sums in [&mut *es, &mut *exs] {
-                clear(&mut sums[out + w..out + padded - shape.left]);
-            }
-        }
+        // Functions of their own, so that unoptimised builds need no large stack.
+        simd.vectorize(SumRows {
+            band: self,
+            lanes: &lanes,
+            factor,
+            windows: padded / width.stride,
+        });
         true
     }
 
@@ -340,25 +280,6 @@ impl<T: Element> Band<T> {
         }
     }
 
-    /// Sums along the rows: `total` and `output`.
-    #[inline(always)]
-    fn sum_rows<S: Simd>(&mut self, simd: S, lanes: &Lanes, factor: Factor, windows: usize) {
-        let whole = windows.next_multiple_of(T::Compute::lanes::<S>());
-        self.total.grow(whole);
-        self.output.grow(whole);
-        let space = (&mut self.phases, &mut self.taps);
-        let totals = &mut self.total[..whole];
-        sum_windows(simd, &self.columns[0], lanes, space, totals);
-        if factor == Factor::None {
-            return;
-        }
-        let space = (&mut self.phases, &mut self.taps);
-        let outputs = &mut self.output[..whole];
-        sum_windows(simd, &self.columns[1], lanes, space, outputs);
-        self.all_hold = divide::<S, _>(simd, outputs, totals)
-            || hold(&self.total[..windows], &self.output[..windows]);
-    }
-
     /// Whether the windows whose lanes these are kept all weights that count, and are finite.
     #[inline(always)]
     pub fn sums_hold(&self, lanes: Range<usize>) -> bool {
@@ -371,6 +292,148 @@ impl<T: Element> Band<T> {
 fn clear<C: Copy + Default>(cells: &mut [C]) {
     if !cells.is_empty() {
         cells.fill(C::default());
+    }
+}
+
+/// [`Band::exponentiate`] and [`Band::sum_columns`] at once, where [`Rows::cover`]; no weights are kept but shared ones.
+struct WeighColumns<'a, T: Element> {
+    band: &'a mut Band<T>,
+    plane: Plane<'a, T>,
+    shape: &'a Shape,
+    cells: &'a Cells,
+    beta: f64,
+    height: Axis,
+    /// Of windows.
+    rows: Range<usize>,
+    /// Of the plane in the band.
+    position: usize,
+}
+
+impl<T: Element> WithSimd for WeighColumns<'_, T> {
+    /// Whether the shift is finite.
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        let Self {
+            band,
+            plane,
+            shape,
+            cells,
+            beta,
+            height,
+            rows,
+            position,
+        } = self;
+        let d = cells.depths.start;
+        let gathered = plane.block(d, &cells.rows, &cells.columns, &mut band.gathered);
+        let next = ahead(gathered);
+        let x = T::widen(gathered, &mut band.widened);
+        let sign = T::Compute::from_f64(1f64.copysign(beta));
+        let shift = largest::<S, _>(simd, x, sign) * sign;
+        if !all_finite(&[shift]) {
+            return false;
+        }
+        let scale = T::Compute::from_f64(beta * LOG2_E);
+        let vector = T::Compute::lanes::<S>();
+        let (w, padded) = (shape.width, shape.padded);
+        let [es, exs] = &mut band.columns;
+        let [carried_es, carried_exs] = &mut band.cells;
+        let alike = Rows::alike(&height);
+        for (row, o) in rows.clone().enumerate() {
+            let out = (position * shape.rows + row) * padded;
+            for sums in [&mut *es, &mut *exs] {
+                clear(&mut sums[out..out + shape.left]);
+            }
+            let out = out + shape.left;
+            let window = match alike {
+                true => o * height.stride..o * height.stride + height.kernel,
+                false => height.window(o),
+            };
+            if row == 0 || !alike {
+                band.rows.find(&height, (o, &rows), (window.start, w));
+            }
+            let start = (window.start - cells.rows.start) * w;
+            let x = &x[start..];
+            // Vectors may reach into the next row of activations; where there is none, the last is copied.
+            let whole = match (window.len() - 1) * w + w.next_multiple_of(vector) <= x.len() {
+                true => w.next_multiple_of(vector),
+                false => w / vector * vector,
+            };
+            for (cells, copied) in [(0..whole, false), (whole..whole + vector, true)] {
+                if copied && whole >= w {
+                    break;
+                }
+                if copied {
+                    band.tail.grow(window.len() * vector);
+                    let tails = band.tail.chunks_exact_mut(vector);
+                    for (row, tail) in x.chunks_exact(w).zip(tails).take(window.len()) {
+                        tail[..w - whole].copy_from_slice(&row[whole..]);
+                    }
+                    band.tail_rows
+                        .find(&height, (o, &rows), (window.start, vector));
+                }
+                let (x, rows) = match copied {
+                    true => (&band.tail[..], &band.tail_rows),
+                    false => (x, &band.rows),
+                };
+                let next = next.wrapping_add(start * size_of::<T>());
+                let columns = Columns {
+                    shift,
+                    scale,
+                    x,
+                    next: (next, size_of::<T>()),
+                };
+                let carry = [
+                    &mut carried_es[cells.start..],
+                    &mut carried_exs[cells.start..],
+                ];
+                let cells = out + cells.start..out + cells.end;
+                let sums = [&mut es[cells.clone()], &mut exs[cells]];
+                columns.sum(simd, rows, sums, carry);
+            }
+            for sums in [&mut *es, &mut *exs] {
+                clear(&mut sums[out + w..out + padded - shape.left]);
+            }
+        }
+        true
+    }
+}
+
+/// Sums along the rows: `total` and `output`.
+struct SumRows<'a, T: Element> {
+    band: &'a mut Band<T>,
+    lanes: &'a Lanes,
+    factor: Factor,
+    /// Of all rows, those between them included.
+    windows: usize,
+}
+
+impl<T: Element> WithSimd for SumRows<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            band,
+            lanes,
+            factor,
+            windows,
+        } = self;
+        let whole = windows.next_multiple_of(T::Compute::lanes::<S>());
+        band.total.grow(whole);
+        band.output.grow(whole);
+        let space = (&mut band.phases, &mut band.taps);
+        let totals = &mut band.total[..whole];
+        sum_windows(simd, &band.columns[0], lanes, space, totals);
+        if factor == Factor::None {
+            return;
+        }
+        let space = (&mut band.phases, &mut band.taps);
+        let outputs = &mut band.output[..whole];
+        sum_windows(simd, &band.columns[1], lanes, space, outputs);
+        band.all_hold = divide::<S, _>(simd, outputs, totals)
+            || hold(&band.total[..windows], &band.output[..windows]);
     }
 }
 

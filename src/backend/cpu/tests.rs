@@ -19,7 +19,7 @@ fn archs() -> Vec<Arch> {
 }
 
 /// Kernel, stride and padding, and the shape of an input, wide enough for whole vectors and for the ends of rows.
-const CASES: [([usize; 3], [usize; 4]); 9] = [
+const CASES: [([usize; 3], [usize; 4]); 12] = [
     ([2, 2, 0], [2, 3, 14, 38]),
     ([2, 2, 0], [1, 2, 30, 112]),
     ([3, 2, 0], [2, 3, 15, 37]),
@@ -29,6 +29,9 @@ const CASES: [([usize; 3], [usize; 4]); 9] = [
     ([7, 3, 0], [1, 2, 25, 40]),
     ([2, 3, 0], [2, 2, 11, 50]),
     ([5, 70, 0], [1, 1, 80, 150]),
+    ([2, 2, 0], [2, 9, 8, 8]),
+    ([2, 3, 0], [2, 9, 9, 8]),
+    ([1, 2, 0], [2, 3, 8, 1]),
 ];
 
 /// Values between −4 and 4 from a linear congruential generator.

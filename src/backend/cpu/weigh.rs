@@ -139,6 +139,13 @@ impl Rows {
             .extend((after..window.end).map(|row| (row - first) * pitch));
     }
 
+    /// Whether no window shares a row and all are whole, so that they are alike.
+    pub fn alike(height: &Axis) -> bool {
+        height.padding == 0
+            && height.kernel <= height.stride
+            && (height.output - 1) * height.stride + height.kernel <= height.input
+    }
+
     /// Whether a row is in no more than two rows of windows.
     pub fn cover(height: &Axis) -> bool {
         height.kernel <= height.stride.saturating_mul(2) && height.padding <= height.stride
@@ -159,89 +166,54 @@ impl<C: Real> Columns<'_, C> {
     /// The sums of [`Rows`], whole vectors; `carry` has those of shared rows alone from one row of windows to the next.
     #[inline(always)]
     pub fn sum<S: Simd>(&self, simd: S, rows: &Rows, sums: [&mut [C]; 2], carry: [&mut [C]; 2]) {
+        // Counts that the compiler knows, for the common windows.
         match (&rows.own[..], &rows.shared[..], rows.carried) {
-            (&[a, b], [], false) => self.sum_of::<S, 2, 0>(simd, ([a, b], []), sums, carry, false),
-            (&[a], &[b], true) => self.sum_of::<S, 1, 1>(simd, ([a], [b]), sums, carry, true),
-            _ => self.sum_any(simd, rows, sums, carry),
+            (&[a, b], [], false) => self.sum_of(simd, (&[a, b], &[], false), sums, carry),
+            (&[a], &[b], true) => self.sum_of(simd, (&[a], &[b], true), sums, carry),
+            (own, shared, carried) => self.sum_of(simd, (own, shared, carried), sums, carry),
         }
     }
 
     #[inline(always)]
-    fn sum_of<S: Simd, const OWN: usize, const SHARED: usize>(
+    fn sum_of<S: Simd>(
         &self,
         simd: S,
-        (own, shared): ([usize; OWN], [usize; SHARED]),
+        (own, shared, carried): (&[usize], &[usize], bool),
         [es, exs]: [&mut [C]; 2],
         [carried_es, carried_exs]: [&mut [C]; 2],
-        carried: bool,
     ) {
-        let by = self.by(simd);
-        let len = es.len();
-        let (es, exs) = (C::vectors_mut::<S>(es), C::vectors_mut::<S>(exs));
-        let count = es.len();
-        let exs = &mut exs[..count];
-        let keep = match carried || SHARED > 0 {
-            true => count,
-            false => 0,
-        };
-        let carried_es = &mut C::vectors_mut::<S>(carried_es)[..keep];
-        let carried_exs = &mut C::vectors_mut::<S>(carried_exs)[..keep];
-        let vectors = |at: usize| &C::vectors::<S>(&self.x[at..at + len])[..count];
-        let (own_cells, shared_cells) = (own.map(vectors), shared.map(vectors));
+        let by = (
+            C::splat(simd, self.shift),
+            C::splat(simd, self.scale),
+            Factor::Activation,
+        );
         let zero = C::splat(simd, C::default());
-        for i in 0..count {
-            let (mut e, mut ex) = match carried {
-                true => (carried_es[i], carried_exs[i]),
-                false => (zero, zero),
-            };
-            for (cells, at) in own_cells.iter().zip(own) {
-                self.prefetch(at + i * C::lanes::<S>());
-                let (weight, product) = weigh::<S, C>(simd, cells[i], by);
-                e = C::vadd(simd, e, weight);
-                ex = C::vadd(simd, ex, product);
-            }
-            for (cells, at) in shared_cells.iter().zip(shared) {
-                self.prefetch(at + i * C::lanes::<S>());
-                let (weight, product) = weigh::<S, C>(simd, cells[i], by);
-                e = C::vadd(simd, e, weight);
-                ex = C::vadd(simd, ex, product);
-                (carried_es[i], carried_exs[i]) = (weight, product);
-            }
-            (es[i], exs[i]) = (e, ex);
-        }
-    }
-
-    #[inline(always)]
-    fn sum_any<S: Simd>(
-        &self,
-        simd: S,
-        rows: &Rows,
-        [es, exs]: [&mut [C]; 2],
-        [carried_es, carried_exs]: [&mut [C]; 2],
-    ) {
-        let by = self.by(simd);
         let sums = C::vectors_mut::<S>(es)
             .iter_mut()
             .zip(C::vectors_mut::<S>(exs));
         let carry = C::vectors_mut::<S>(carried_es)
             .iter_mut()
             .zip(C::vectors_mut::<S>(carried_exs));
-        let zero = C::splat(simd, C::default());
         for (i, ((e, ex), (carried_e, carried_ex))) in sums.zip(carry).enumerate() {
-            let mut sum = match rows.carried {
-                true => (*carried_e, *carried_ex),
-                false => (zero, zero),
+            let at = i * C::lanes::<S>();
+            let (mut sum, own) = match (carried, own) {
+                (false, [first, rest @ ..]) => (self.weigh(simd, first + at, by), rest),
+                (false, []) => ((zero, zero), own),
+                (true, _) => ((*carried_e, *carried_ex), own),
             };
-            for &row in &rows.own {
-                sum = self.add(simd, sum, row + i * C::lanes::<S>(), by);
+            for row in own {
+                sum = self.add(simd, sum, row + at, by);
             }
-            let mut shared = (zero, zero);
-            for &row in &rows.shared {
-                shared = self.add(simd, shared, row + i * C::lanes::<S>(), by);
+            if let [first, rest @ ..] = shared {
+                let mut of_shared = self.weigh(simd, first + at, by);
+                for row in rest {
+                    of_shared = self.add(simd, of_shared, row + at, by);
+                }
+                sum.0 = C::vadd(simd, sum.0, of_shared.0);
+                sum.1 = C::vadd(simd, sum.1, of_shared.1);
+                (*carried_e, *carried_ex) = of_shared;
             }
-            (*carried_e, *carried_ex) = shared;
-            *e = C::vadd(simd, sum.0, shared.0);
-            *ex = C::vadd(simd, sum.1, shared.1);
+            (*e, *ex) = sum;
         }
     }
 
@@ -254,21 +226,21 @@ impl<C: Real> Columns<'_, C> {
         cell: usize,
         by: (C::V<S>, C::V<S>, Factor),
     ) -> (C::V<S>, C::V<S>) {
-        self.prefetch(cell);
-        let (weight, product) = weigh::<S, C>(simd, load::<S, C>(self.x, cell), by);
+        let (weight, product) = self.weigh(simd, cell, by);
         (C::vadd(simd, e, weight), C::vadd(simd, ex, product))
     }
 
+    /// The weights of the vector of activations that begins at a cell, and their products.
     #[inline(always)]
-    fn by<S: Simd>(&self, simd: S) -> (C::V<S>, C::V<S>, Factor) {
-        let [shift, scale] = [self.shift, self.scale].map(|v| C::splat(simd, v));
-        (shift, scale, Factor::Activation)
-    }
-
-    #[inline(always)]
-    fn prefetch(&self, cell: usize) {
+    fn weigh<S: Simd>(
+        &self,
+        simd: S,
+        cell: usize,
+        by: (C::V<S>, C::V<S>, Factor),
+    ) -> (C::V<S>, C::V<S>) {
         let (next, size) = self.next;
         prefetch(next.wrapping_add(cell * size));
+        weigh::<S, C>(simd, load::<S, C>(self.x, cell), by)
     }
 }
 

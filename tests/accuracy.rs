@@ -30,6 +30,8 @@ fn common_windows() -> Vec<Case> {
         case(Pool::sliding(2, 13, 1, 6), &[1, 1, 13, 19]),
         case(Pool::sliding(2, 7, 3, 0), &[1, 2, 25, 40]),
         case(Pool::sliding(2, 2, 3, 0), &[2, 2, 11, 50]),
+        case(Pool::sliding(1, 300, 300, 0), &[1, 2, 310]),
+        case(Pool::sliding(1, 3, 66, 0), &[1, 2, 140]),
         case(Pool::new(2, wide), &[2, 2, 9, 45]),
         case(Pool::adaptive(2, 1), &[2, 3, 7, 11]),
         case(Pool::adaptive(2, 4), &[2, 3, 7, 11]),

@@ -75,7 +75,7 @@ const BAND_CELLS: usize = 1 << 11;
 const BAND_COLUMNS: usize = 1024;
 
 /// Where windows lie further apart, bands would weigh too many cells that are in none.
-const LARGEST_STRIDE: usize = 64;
+pub const LARGEST_STRIDE: usize = 64;
 
 /// A total from here down may have lost weights that count.
 const LEAST_TOTAL: f64 = 1e-18;
@@ -101,7 +101,7 @@ pub fn covers(geometry: &Geometry) -> bool {
     let [d, h, w] = geometry.axes;
     ![d, h, w].iter().any(|axis| axis.adaptive)
         && w.kernel <= BAND_COLUMNS
-        && w.stride <= LARGEST_STRIDE
+        && (w.stride <= LARGEST_STRIDE || w.output == 1)
         && d.kernel.min(d.input) * h.kernel.min(h.input) * w.input.min(2 * BAND_COLUMNS) <= 1 << 16
 }
 

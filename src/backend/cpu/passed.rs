@@ -62,6 +62,7 @@ pub fn covers(geometry: &Geometry) -> bool {
     band::covers(geometry)
         && d.kernel == 1
         && width.saturating_mul(2 * h.kernel.min(h.input)) <= MOST_CELLS
+        && w.stride <= band::LARGEST_STRIDE
 }
 
 /// The tiles that a tile's bands fill: planes, rows and columns at a time.

@@ -8,9 +8,9 @@ use super::aligned::Aligned;
 use super::element::Element;
 use super::lanes::Lanes;
 use super::simd::{all_finite, Real};
-use super::sums::{sum, sum_windows};
+use super::sums::{lanes_of, sum, taps, GROUP};
 use super::view::{Plane, View};
-use super::weigh::{ahead, exponentiate, largest, Columns, Factor, Rows};
+use super::weigh::{ahead, exponentiate, largest, load, sample, Columns, Factor, Rows};
 use crate::geometry::{Axis, Geometry};
 use pulp::{Simd, WithSimd};
 use std::f64::consts::LOG2_E;
@@ -26,7 +26,7 @@ pub struct Band<T: Element> {
     /// Their sums down the windows' columns.
     columns: [Aligned<T::Compute>; 2],
     /// The same, split into phases.
-    phases: Aligned<T::Compute>,
+    phases: [Aligned<T::Compute>; 2],
     /// The ends of rows of activations, a vector each.
     tail: Aligned<T::Compute>,
     rows: Rows,
@@ -79,6 +79,8 @@ pub const LARGEST_STRIDE: usize = 64;
 
 /// A total from here down may have lost weights that count.
 const LEAST_TOTAL: f64 = 1e-18;
+/// A total from here up may have weights that do not hold.
+const MOST_TOTAL: f64 = 1e30;
 
 /// The bands that a tile is cut into: planes, rows of windows and columns of windows at a time.
 pub fn sizes(geometry: &Geometry) -> [usize; 3] {
@@ -119,11 +121,18 @@ impl<T: Element> Band<T> {
     ) -> bool {
         let [depth, height, width] = &geometry.axes;
         let lanes = Lanes::new(*width);
-        let cells = Cells {
+        let mut cells = Cells {
             depths: depth.window(d),
             rows: height.window(rows.start).start..height.window(rows.end - 1).end,
             columns: lanes.columns(columns),
         };
+        let direct = factor == Factor::Activation
+            && cells.depths.len() == 1
+            && (Rows::cover(height) || rows.len() == 1);
+        if direct && cells.columns.start == 0 && width.input - cells.columns.end < width.stride {
+            // Whole rows lie side by side, so that nothing is gathered.
+            cells.columns.end = width.input;
+        }
         let first = columns.start * width.stride;
         let left = width.padding.saturating_sub(first);
         let needed = (columns.len() - 1) * width.stride + width.kernel;
@@ -143,14 +152,11 @@ impl<T: Element> Band<T> {
             left,
             padded: shape.padded,
         };
-        let slack = (T::Compute::lanes::<S>() + lanes.extra) * width.stride.max(2);
+        let slack = (GROUP + lanes.extra) * width.stride.max(2);
         let padded = planes.len() * shape.rows * shape.padded;
         for sums in &mut self.columns {
             sums.grow(padded + slack);
         }
-        let direct = factor == Factor::Activation
-            && cells.depths.len() == 1
-            && (Rows::cover(height) || rows.len() == 1);
         let of_plane = cells.depths.len() * shape.height * shape.width;
         let kept = match direct {
             true => shape.width,
@@ -159,36 +165,53 @@ impl<T: Element> Band<T> {
         for sums in &mut self.cells {
             sums.grow(kept + slack);
         }
-        for (position, plane) in planes.clone().enumerate() {
-            let plane = input.plane(plane);
-            if direct {
-                let finite = simd.vectorize(WeighColumns {
-                    band: &mut *self,
-                    plane,
-                    shape: &shape,
-                    cells: &cells,
-                    beta,
-                    height: *height,
-                    rows: rows.clone(),
-                    position,
-                });
-                if !finite {
-                    return false;
-                }
+        // The largest of all is sought only where that of a sample does not serve.
+        for sampled in [true, false] {
+            if sampled && !direct {
                 continue;
             }
-            if !self.exponentiate(simd, plane, &cells, (beta, factor), position * of_plane) {
+            let mut finite = true;
+            for (position, plane) in planes.clone().enumerate() {
+                let plane = input.plane(plane);
+                if direct {
+                    finite &= simd.vectorize(WeighColumns {
+                        band: &mut *self,
+                        plane,
+                        shape: &shape,
+                        cells: &cells,
+                        beta,
+                        height: *height,
+                        rows: rows.clone(),
+                        position,
+                        sampled,
+                    });
+                    continue;
+                }
+                finite &=
+                    self.exponentiate(simd, plane, &cells, (beta, factor), position * of_plane);
+                if !finite {
+                    break;
+                }
+                self.sum_columns(simd, &shape, (height, rows), &cells, (position, factor));
+            }
+            if !finite {
+                if sampled {
+                    continue;
+                }
                 return false;
             }
-            self.sum_columns(simd, &shape, (height, rows), &cells, (position, factor));
+            // Functions of their own, so that unoptimised builds need no large stack.
+            simd.vectorize(SumRows {
+                band: self,
+                lanes: &lanes,
+                factor,
+                windows: padded / width.stride,
+                columns: columns.len(),
+            });
+            if self.all_hold {
+                break;
+            }
         }
-        // Functions of their own, so that unoptimised builds need no large stack.
-        simd.vectorize(SumRows {
-            band: self,
-            lanes: &lanes,
-            factor,
-            windows: padded / width.stride,
-        });
         true
     }
 
@@ -307,6 +330,8 @@ struct WeighColumns<'a, T: Element> {
     rows: Range<usize>,
     /// Of the plane in the band.
     position: usize,
+    /// Whether the shift is the largest of a [`sample`] alone.
+    sampled: bool,
 }
 
 impl<T: Element> WithSimd for WeighColumns<'_, T> {
@@ -324,13 +349,18 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
             height,
             rows,
             position,
+            sampled,
         } = self;
         let d = cells.depths.start;
         let gathered = plane.block(d, &cells.rows, &cells.columns, &mut band.gathered);
         let next = ahead(gathered);
         let x = T::widen(gathered, &mut band.widened);
         let sign = T::Compute::from_f64(1f64.copysign(beta));
-        let shift = largest::<S, _>(simd, x, sign) * sign;
+        let of = match sampled {
+            true => sample(x),
+            false => x,
+        };
+        let shift = largest::<S, _>(simd, of, sign) * sign;
         if !all_finite(&[shift]) {
             return false;
         }
@@ -339,62 +369,77 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
         let (w, padded) = (shape.width, shape.padded);
         let [es, exs] = &mut band.columns;
         let [carried_es, carried_exs] = &mut band.cells;
-        let alike = Rows::alike(&height);
-        for (row, o) in rows.clone().enumerate() {
-            let out = (position * shape.rows + row) * padded;
-            for sums in [&mut *es, &mut *exs] {
-                clear(&mut sums[out..out + shape.left]);
-            }
-            let out = out + shape.left;
-            let window = match alike {
-                true => o * height.stride..o * height.stride + height.kernel,
-                false => height.window(o),
-            };
-            if row == 0 || !alike {
-                band.rows.find(&height, (o, &rows), (window.start, w));
-            }
+        let mut o = rows.start;
+        while o < rows.end {
+            let window = height.window(o);
+            band.rows.find(&height, (o, &rows), (window.start, w));
+            let out = (position * shape.rows + o - rows.start) * padded;
             let start = (window.start - cells.rows.start) * w;
             let x = &x[start..];
+            let step = height.stride.saturating_mul(w);
             // Vectors may reach into the next row of activations; where there is none, the last is copied.
-            let whole = match (window.len() - 1) * w + w.next_multiple_of(vector) <= x.len() {
-                true => w.next_multiple_of(vector),
-                false => w / vector * vector,
+            let whole = w.next_multiple_of(vector);
+            let reach = |rows: usize| (rows - 1) * step + (window.len() - 1) * w + whole <= x.len();
+            let mut run = &mut band.rows;
+            while run.count > 1 && !reach(run.count) {
+                run.count -= 1;
+            }
+            let fits = reach(run.count);
+            let parts = match fits {
+                true => [(0..whole, false), (0..0, false)],
+                false => [
+                    (0..w / vector * vector, false),
+                    (w / vector * vector..whole, true),
+                ],
             };
-            for (cells, copied) in [(0..whole, false), (whole..whole + vector, true)] {
-                if copied && whole >= w {
-                    break;
+            let count = run.count;
+            for (part, copied) in parts {
+                if part.is_empty() {
+                    continue;
                 }
                 if copied {
                     band.tail.grow(window.len() * vector);
                     let tails = band.tail.chunks_exact_mut(vector);
-                    for (row, tail) in x.chunks_exact(w).zip(tails).take(window.len()) {
-                        tail[..w - whole].copy_from_slice(&row[whole..]);
+                    for (row, tail) in x.chunks(w).zip(tails).take(window.len()) {
+                        tail[..w - part.start].copy_from_slice(&row[part.start..]);
                     }
-                    band.tail_rows
-                        .find(&height, (o, &rows), (window.start, vector));
+                    run = &mut band.tail_rows;
+                    run.find(&height, (o, &rows), (window.start, vector));
+                    run.count = 1;
                 }
-                let (x, rows) = match copied {
-                    true => (&band.tail[..], &band.tail_rows),
-                    false => (x, &band.rows),
+                let x = match copied {
+                    true => &band.tail[..],
+                    false => &x[part.start..],
                 };
-                let next = next.wrapping_add(start * size_of::<T>());
                 let columns = Columns {
                     shift,
                     scale,
                     x,
-                    next: (next, size_of::<T>()),
+                    next: (
+                        next.wrapping_add((start + part.start) * size_of::<T>()),
+                        size_of::<T>(),
+                    ),
+                    steps: (step, padded),
+                    width: part.len(),
                 };
                 let carry = [
-                    &mut carried_es[cells.start..],
-                    &mut carried_exs[cells.start..],
+                    &mut carried_es[part.start..],
+                    &mut carried_exs[part.start..],
                 ];
-                let cells = out + cells.start..out + cells.end;
-                let sums = [&mut es[cells.clone()], &mut exs[cells]];
-                columns.sum(simd, rows, sums, carry);
+                let to = out + shape.left + part.start;
+                let sums = [&mut es[to..], &mut exs[to..]];
+                columns.sum(simd, run, sums, carry);
             }
-            for sums in [&mut *es, &mut *exs] {
-                clear(&mut sums[out + w..out + padded - shape.left]);
+            let right = shape.left + w;
+            if shape.left > 0 || right < padded {
+                for sums in [&mut *es, &mut *exs] {
+                    for row in sums[out..].chunks_exact_mut(padded).take(count) {
+                        clear(&mut row[..shape.left]);
+                        clear(&mut row[right..]);
+                    }
+                }
             }
+            o += count;
         }
         true
     }
@@ -407,6 +452,8 @@ struct SumRows<'a, T: Element> {
     factor: Factor,
     /// Of all rows, those between them included.
     windows: usize,
+    /// Windows of a row.
+    columns: usize,
 }
 
 impl<T: Element> WithSimd for SumRows<'_, T> {
@@ -419,47 +466,77 @@ impl<T: Element> WithSimd for SumRows<'_, T> {
             lanes,
             factor,
             windows,
+            columns,
         } = self;
-        let whole = windows.next_multiple_of(T::Compute::lanes::<S>());
+        let whole = windows.next_multiple_of(GROUP);
         band.total.grow(whole);
         band.output.grow(whole);
-        let space = (&mut band.phases, &mut band.taps);
+        taps(lanes, whole, &mut band.taps);
+        // Lanes beyond the windows hold, too.
+        let stride = lanes.window().1;
+        band.columns[0][windows * stride..whole * stride].fill(T::Compute::from_f64(1.0));
+        band.columns[1][windows * stride..whole * stride].fill(T::Compute::default());
         let totals = &mut band.total[..whole];
-        sum_windows(simd, &band.columns[0], lanes, space, totals);
+        let [phases, other_phases] = &mut band.phases;
+        let cells = lanes_of(&band.columns[0], lanes, whole, phases);
         if factor == Factor::None {
+            sum::<S, _>(simd, cells, &band.taps, totals);
             return;
         }
-        let space = (&mut band.phases, &mut band.taps);
+        let other_cells = lanes_of(&band.columns[1], lanes, whole, other_phases);
         let outputs = &mut band.output[..whole];
-        sum_windows(simd, &band.columns[1], lanes, space, outputs);
-        band.all_hold = divide::<S, _>(simd, outputs, totals)
-            || hold(&band.total[..windows], &band.output[..windows]);
+        let all = means::<S, _>(simd, [cells, other_cells], &band.taps, [totals, outputs]);
+        // Lanes between and beyond the windows may not hold where all windows do.
+        band.all_hold = all
+            || (0..windows)
+                .step_by(band.pitch)
+                .map(|row| row..row + columns)
+                .all(|lanes| hold(&band.total[lanes.clone()], &band.output[lanes]));
     }
 }
 
 /// Whether the totals kept all weights that count, and the means are finite.
 #[inline(always)]
 fn hold<C: Real>(totals: &[C], means: &[C]) -> bool {
-    let least = C::from_f64(LEAST_TOTAL);
-    let kept = |total: &C| (*total > least) as u8;
+    let [least, most] = [LEAST_TOTAL, MOST_TOTAL].map(C::from_f64);
+    let kept = |total: &C| (*total > least) as u8 & (*total < most) as u8;
     totals.iter().map(kept).fold(1, |all, v| all & v) == 1 && all_finite(means)
 }
 
-/// The sums over the totals, whole vectors; whether all [`hold`].
+/// The totals of windows, whole vectors, and the other sums over them; whether all [`hold`].
 #[inline(always)]
-fn divide<S: Simd, C: Real>(simd: S, sums: &mut [C], totals: &[C]) -> bool {
+fn means<S: Simd, C: Real>(
+    simd: S,
+    [es, exs]: [&[C]; 2],
+    taps: &[usize],
+    [totals, means]: [&mut [C]; 2],
+) -> bool {
     let zero = C::splat(simd, C::default());
-    // The least total, negated, and what turns into NaN with the first mean that is not finite.
+    // The least total, negated, the most, and what turns into NaN with the first mean that is not finite.
     let mut low = C::splat(simd, C::NEG_INFINITY);
+    let mut high = low;
     let mut nothing = zero;
-    let sums = C::vectors_mut::<S>(sums).iter_mut();
-    for (sum, total) in sums.zip(C::vectors::<S>(totals)) {
-        let mean = C::vdiv(simd, *sum, *total);
-        low = C::max(simd, C::vsub(simd, zero, *total), low);
-        nothing = C::mul_add(simd, mean, zero, nothing);
-        *sum = mean;
+    let windows = C::vectors_mut::<S>(totals)
+        .iter_mut()
+        .zip(C::vectors_mut::<S>(means));
+    let (first, rest) = (taps[0], &taps[1..]);
+    for (i, (total, mean)) in windows.enumerate() {
+        let at = i * C::lanes::<S>();
+        let mut e = load::<S, C>(es, first + at);
+        let mut ex = load::<S, C>(exs, first + at);
+        for tap in rest {
+            e = C::vadd(simd, e, load::<S, C>(es, tap + at));
+            ex = C::vadd(simd, ex, load::<S, C>(exs, tap + at));
+        }
+        let m = C::vdiv(simd, ex, e);
+        low = C::max(simd, C::vsub(simd, zero, e), low);
+        high = C::max(simd, e, high);
+        nothing = C::mul_add(simd, m, zero, nothing);
+        (*total, *mean) = (e, m);
     }
-    C::largest(simd, low) < C::from_f64(-LEAST_TOTAL) && C::sum(simd, nothing) == C::default()
+    C::largest(simd, low) < C::from_f64(-LEAST_TOTAL)
+        && C::largest(simd, high) < C::from_f64(MOST_TOTAL)
+        && C::sum(simd, nothing) == C::default()
 }
 
 /// The activations of a band.

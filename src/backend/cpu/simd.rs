@@ -25,6 +25,8 @@ pub trait Real:
     const LOWEST: Self;
     /// Exponents from here down make [`Real::exp2`] zero.
     const EXP2_ZERO: Self;
+    /// Added to a number, rounds it to an integer, which then stands in the lowest bits.
+    const ROUND: Self;
     /// Below this |β| the exponent's scale is not a normal number with a normal reciprocal.
     const SMALLEST_BETA: f64;
 
@@ -48,12 +50,14 @@ pub trait Real:
     fn mul_add<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>, c: Self::V<S>) -> Self::V<S>;
     /// The larger; either where one is NaN.
     fn max<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
+    /// The smaller; either where one is NaN.
+    fn min<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
     /// `v`, but `floor` where `v` is less; NaN stays.
     fn at_least<S: Simd>(simd: S, floor: Self::V<S>, v: Self::V<S>) -> Self::V<S>;
     /// `v`, but zero where `scale` is zero.
     fn zero_where_zero<S: Simd>(simd: S, scale: Self::V<S>, v: Self::V<S>) -> Self::V<S>;
-    /// `2^t` for `t` from [`Real::EXP2_ZERO`] to 0, with a relative error of less than two units in the last place.
-    fn exp2<S: Simd>(simd: S, t: Self::V<S>) -> Self::V<S>;
+    /// `2^f` for `f` from −1/2 to 1/2, times the power of two whose biased exponent stands in the lowest bits of `power`.
+    fn scaled<S: Simd>(simd: S, f: Self::V<S>, power: Self::V<S>) -> Self::V<S>;
     /// The sum of the lanes.
     fn sum<S: Simd>(simd: S, v: Self::V<S>) -> Self;
     /// The largest of the lanes; any of them where one is NaN.
@@ -62,6 +66,26 @@ pub trait Real:
     fn from_f64(v: f64) -> Self;
     /// The same value.
     fn to_f64(self) -> f64;
+
+    /// `2^t` for `t` from [`Real::EXP2_ZERO`] to 0, with a relative error of less than two units in the last place.
+    #[inline(always)]
+    fn exp2<S: Simd>(simd: S, t: Self::V<S>) -> Self::V<S> {
+        let round = Self::splat(simd, Self::ROUND - Self::EXP2_ZERO);
+        let rounded = Self::vadd(simd, t, round);
+        let f = Self::vsub(simd, t, Self::vsub(simd, rounded, round));
+        Self::scaled(simd, f, rounded)
+    }
+
+    /// `2^(scale·u)`, as exact as [`Real::exp2`] of the product; 0 or NaN far below, a large number or NaN far above.
+    #[inline(always)]
+    fn exp2_of<S: Simd>(simd: S, u: Self::V<S>, scale: Self::V<S>) -> Self::V<S> {
+        let zero = Self::splat(simd, Self::ROUND);
+        let round = Self::splat(simd, Self::ROUND - Self::EXP2_ZERO);
+        let most = Self::splat(simd, Self::ROUND - Self::EXP2_ZERO - Self::EXP2_ZERO);
+        let rounded = Self::min(simd, most, Self::mul_add(simd, u, scale, round));
+        let f = Self::mul_add(simd, u, scale, Self::vsub(simd, round, rounded));
+        Self::scaled(simd, f, Self::max(simd, zero, rounded))
+    }
 }
 
 /// Whether no value is infinite or NaN; without a branch a value, so that it is vectorised.
@@ -80,16 +104,66 @@ macro_rules! horner {
     }};
 }
 
+/// [`Real::scaled`]
+#[inline(always)]
+fn scaled_f32<S: Simd>(simd: S, f: S::f32s, power: S::f32s) -> S::f32s {
+    let power = simd.wrapping_dyn_shl_u32s(cast(power), simd.splat_u32s(23));
+    // Remez, relative error 7.5e-8.
+    let p = horner!(
+        f32,
+        simd,
+        f,
+        0.001_327_647_2,
+        0.009_675_541,
+        0.055_507_13,
+        0.240_221_2,
+        0.693_146_94,
+        1.000_000_1
+    );
+    simd.mul_f32s(p, cast(power))
+}
+
+/// [`Real::scaled`]
+#[inline(always)]
+fn scaled_f64<S: Simd>(simd: S, f: S::f64s, power: S::f64s) -> S::f64s {
+    let mut power: S::u64s = cast(power);
+    for bits in cast_slice_mut::<_, u64>(std::slice::from_mut(&mut power)) {
+        *bits <<= 52;
+    }
+    // Taylor, (ln 2)^n/n!: the first term left out is 4e-18.
+    let p = horner!(
+        f64,
+        simd,
+        f,
+        1.369_148_885_390_412_8e-12,
+        2.567_843_599_348_820_5e-11,
+        4.445_538_271_870_811e-10,
+        7.054_911_620_801_123e-9,
+        1.017_808_600_923_97e-7,
+        1.321_548_679_014_431e-6,
+        1.525_273_380_405_984e-5,
+        1.540_353_039_338_161e-4,
+        1.333_355_814_642_844_3e-3,
+        9.618_129_107_628_477e-3,
+        5.550_410_866_482_158e-2,
+        2.402_265_069_591_007e-1,
+        std::f64::consts::LN_2,
+        1.0
+    );
+    simd.mul_f64s(p, cast(power))
+}
+
 macro_rules! real {
-    ($t:ident, $v:ident, $lanes:ident, $smallest_beta:expr, $zero:expr,
+    ($t:ident, $v:ident, $lanes:ident, $smallest_beta:expr, $zero:expr, $round:expr, $scaled:ident,
      $as_simd:ident, $as_mut_simd:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $mul_add:ident,
-     $max:ident, $less:ident, $select:ident, $equal:ident, $sum:ident, $largest:ident, $exp2:item) => {
+     $max:ident, $min:ident, $less:ident, $select:ident, $equal:ident, $sum:ident, $largest:ident) => {
         impl Real for $t {
             type V<S: Simd> = S::$v;
 
             const NEG_INFINITY: Self = <$t>::NEG_INFINITY;
             const LOWEST: Self = $t::MIN;
             const EXP2_ZERO: Self = $zero;
+            const ROUND: Self = $round;
             const SMALLEST_BETA: f64 = $smallest_beta;
 
             #[inline(always)]
@@ -133,6 +207,10 @@ macro_rules! real {
                 simd.$max(a, b)
             }
             #[inline(always)]
+            fn min<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
+                simd.$min(a, b)
+            }
+            #[inline(always)]
             fn at_least<S: Simd>(simd: S, floor: S::$v, v: S::$v) -> S::$v {
                 simd.$select(simd.$less(v, floor), floor, v)
             }
@@ -142,7 +220,9 @@ macro_rules! real {
                 simd.$select(simd.$equal(scale, zero), zero, v)
             }
             #[inline(always)]
-            $exp2
+            fn scaled<S: Simd>(simd: S, f: S::$v, power: S::$v) -> S::$v {
+                $scaled(simd, f, power)
+            }
             #[inline(always)]
             fn sum<S: Simd>(simd: S, v: S::$v) -> Self {
                 simd.$sum(v)
@@ -169,6 +249,8 @@ real!(
     F32_LANES,
     1e-30,
     -127.0,
+    12_582_912.0,
+    scaled_f32,
     as_simd_f32s,
     as_mut_simd_f32s,
     splat_f32s,
@@ -178,31 +260,12 @@ real!(
     div_f32s,
     mul_add_e_f32s,
     max_f32s,
+    min_f32s,
     less_than_f32s,
     select_f32s,
     equal_f32s,
     reduce_sum_f32s,
-    reduce_max_f32s,
-    fn exp2<S: Simd>(simd: S, t: S::f32s) -> S::f32s {
-        // Adding this rounds to an integer, whose biased exponent then stands in the lowest bits.
-        let round = simd.splat_f32s(12_582_912.0 + 127.0);
-        let rounded = simd.add_f32s(t, round);
-        let f = simd.sub_f32s(t, simd.sub_f32s(rounded, round));
-        let power = simd.wrapping_dyn_shl_u32s(cast(rounded), simd.splat_u32s(23));
-        // Remez, relative error 7.5e-8 on [−1/2, 1/2].
-        let p = horner!(
-            f32,
-            simd,
-            f,
-            0.001_327_647_2,
-            0.009_675_541,
-            0.055_507_13,
-            0.240_221_2,
-            0.693_146_94,
-            1.000_000_1
-        );
-        simd.mul_f32s(p, cast(power))
-    }
+    reduce_max_f32s
 );
 
 real!(
@@ -211,6 +274,8 @@ real!(
     F64_LANES,
     1e-290,
     -1023.0,
+    6_755_399_441_055_744.0,
+    scaled_f64,
     as_simd_f64s,
     as_mut_simd_f64s,
     splat_f64s,
@@ -220,41 +285,12 @@ real!(
     div_f64s,
     mul_add_e_f64s,
     max_f64s,
+    min_f64s,
     less_than_f64s,
     select_f64s,
     equal_f64s,
     reduce_sum_f64s,
-    reduce_max_f64s,
-    fn exp2<S: Simd>(simd: S, t: S::f64s) -> S::f64s {
-        let round = simd.splat_f64s(6_755_399_441_055_744.0 + 1023.0);
-        let rounded = simd.add_f64s(t, round);
-        let f = simd.sub_f64s(t, simd.sub_f64s(rounded, round));
-        let mut power: S::u64s = cast(rounded);
-        for bits in cast_slice_mut::<_, u64>(std::slice::from_mut(&mut power)) {
-            *bits <<= 52;
-        }
-        // Taylor, (ln 2)^n/n!: the first term left out is 4e-18.
-        let p = horner!(
-            f64,
-            simd,
-            f,
-            1.369_148_885_390_412_8e-12,
-            2.567_843_599_348_820_5e-11,
-            4.445_538_271_870_811e-10,
-            7.054_911_620_801_123e-9,
-            1.017_808_600_923_97e-7,
-            1.321_548_679_014_431e-6,
-            1.525_273_380_405_984e-5,
-            1.540_353_039_338_161e-4,
-            1.333_355_814_642_844_3e-3,
-            9.618_129_107_628_477e-3,
-            5.550_410_866_482_158e-2,
-            2.402_265_069_591_007e-1,
-            std::f64::consts::LN_2,
-            1.0
-        );
-        simd.mul_f64s(p, cast(power))
-    }
+    reduce_max_f64s
 );
 
 #[cfg(test)]
@@ -264,33 +300,42 @@ mod tests {
 
     struct Worst<T>(std::marker::PhantomData<T>);
 
+    /// The largest relative errors of `exp2`, of `exp2_of` as far below zero, and as far above.
     impl<T: Real> WithSimd for Worst<T> {
-        type Output = f64;
+        type Output = [f64; 3];
 
-        /// The largest relative error of `exp2` over a grid of the normal range.
-        fn with_simd<S: Simd>(self, simd: S) -> f64 {
+        /// Over a grid of the normal range.
+        fn with_simd<S: Simd>(self, simd: S) -> [f64; 3] {
             let lowest = T::EXP2_ZERO.to_f64() + 1.0;
             let mut cells: Vec<T> = (0..=64_000)
                 .map(|i| T::from_f64(lowest * f64::from(i) / 64_000.0))
                 .collect();
             cells.resize(cells.len().next_multiple_of(T::lanes::<S>()), T::default());
             let exponents = cells.clone();
-            for v in T::vectors_mut::<S>(&mut cells) {
-                *v = T::exp2(simd, *v);
-            }
-            let errors = exponents.iter().zip(&cells);
-            errors
-                .map(|(t, e)| (e.to_f64() / 2f64.powf(t.to_f64()) - 1.0).abs())
-                .fold(0.0, |a: f64, b| if b > a { b } else { a })
+            [None, Some(1.0), Some(-1.0)].map(|scale| {
+                cells.copy_from_slice(&exponents);
+                for v in T::vectors_mut::<S>(&mut cells) {
+                    *v = match scale {
+                        None => T::exp2(simd, *v),
+                        Some(scale) => T::exp2_of(simd, *v, T::splat(simd, T::from_f64(scale))),
+                    };
+                }
+                let errors = exponents.iter().zip(&cells);
+                let exact = |t: f64| 2f64.powf(t * scale.unwrap_or(1.0));
+                errors
+                    .map(|(t, e)| (e.to_f64() / exact(t.to_f64()) - 1.0).abs())
+                    .fold(0.0, |a: f64, b| if b > a { b } else { a })
+            })
         }
     }
 
     fn worst<T: Real>() -> Vec<f64> {
         let worst = || Worst::<T>(std::marker::PhantomData);
-        vec![
+        [
             pulp::Arch::new().dispatch(worst()),
             worst().with_simd(pulp::Scalar::new()),
         ]
+        .concat()
     }
 
     #[test]
@@ -310,5 +355,35 @@ mod tests {
         assert_eq!(<f64 as Real>::exp2(simd, f64::EXP2_ZERO), 0.0);
         assert_eq!(<f32 as Real>::exp2(simd, 0.0), f32::from_bits(0x3f80_0001));
         assert_eq!(<f64 as Real>::exp2(simd, 0.0), 1.0);
+    }
+
+    #[test]
+    fn exp2_of_far_values_is_zero_or_too_large_to_go_unseen() {
+        fn check<T: Real>(far: [f64; 3]) {
+            let simd = pulp::Scalar::new();
+            for t in far {
+                let e = |t: f64| Far(T::from_f64(t)).with_simd(simd).to_f64();
+                assert!(e(-t) == 0.0, "2^-{t}: {}", e(-t));
+                assert!(!(e(t) < 1e38), "2^{t}: {}", e(t));
+            }
+        }
+        check::<f32>([128.0, 1e4, 1e7]);
+        check::<f64>([1024.0, 1e6, 1e15]);
+        let simd = pulp::Scalar::new();
+        for t in [1e9, 1e20, f32::MAX, f32::INFINITY, f32::NAN] {
+            assert!(!(Far(t).with_simd(simd) < 1e38), "2^{t}");
+            assert!(!(Far(-t).with_simd(simd) > 0.0), "2^-{t}");
+        }
+    }
+
+    struct Far<T>(T);
+
+    impl<T: Real> WithSimd for Far<T> {
+        type Output = T;
+
+        fn with_simd<S: Simd>(self, simd: S) -> T {
+            let one = T::splat(simd, T::from_f64(1.0));
+            T::largest(simd, T::exp2_of(simd, T::splat(simd, self.0), one))
+        }
     }
 }

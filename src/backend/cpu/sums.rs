@@ -51,50 +51,60 @@ fn sum_of<S: Simd, C: Real, const N: usize>(
     }
 }
 
-/// The cells in turn into phases of so many lanes, which begin `pitch` apart; no cell is left out, as the compiler
-/// vectorises nothing less.
+/// The cells in turn into phases of so many lanes, whole [`GROUP`]s, which begin `pitch` apart.
 #[inline(always)]
 fn split<const PHASES: usize, C: Real>(cells: &[C], lanes: usize, pitch: usize, phases: &mut [C]) {
-    let mut rest = phases;
-    let mut phases: [&mut [C]; PHASES] = std::array::from_fn(|_| {
-        let (phase, after) = std::mem::take(&mut rest).split_at_mut(pitch);
-        rest = after;
-        &mut phase[..lanes]
-    });
-    for (lane, cells) in cells.as_chunks::<PHASES>().0[..lanes].iter().enumerate() {
-        for (phase, cell) in phases.iter_mut().zip(cells) {
-            phase[lane] = *cell;
+    let groups = cells.as_chunks::<PHASES>().0.as_chunks::<GROUP>().0;
+    for (i, group) in groups[..lanes / GROUP].iter().enumerate() {
+        // By value, so that the compiler need not think of stores between the loads.
+        let group = *group;
+        let mut split = [[C::default(); GROUP]; PHASES];
+        for (lane, cells) in group.iter().enumerate() {
+            for (phase, cell) in cells.iter().enumerate() {
+                split[phase][lane] = *cell;
+            }
+        }
+        for (phase, lanes) in split.iter().enumerate() {
+            phases[phase * pitch + i * GROUP..][..GROUP].copy_from_slice(lanes);
         }
     }
 }
 
-/// Sums of the windows along rows: `kernel` cells, `stride` from one window to the next; `phases` is space.
+/// Windows along rows come in whole groups: the most lanes of a vector.
+pub const GROUP: usize = 16;
+
+/// Where the cells of so many windows along rows lie in their [`lanes_of`].
 #[inline(always)]
-pub fn sum_windows<S: Simd, C: Real>(
-    simd: S,
-    cells: &[C],
-    lanes: &Lanes,
-    (phases, taps): (&mut Aligned<C>, &mut Vec<usize>),
-    sums: &mut [C],
-) {
-    let (kernel, stride) = lanes.window();
-    // Lanes beyond the last window read on, into what is left of other bands or zeros.
-    let of_phase = sums.len() + lanes.extra;
+pub fn taps(lanes: &Lanes, windows: usize, taps: &mut Vec<usize>) {
     taps.clear();
-    taps.extend((0..kernel).map(|k| {
+    taps.extend((0..lanes.window().0).map(|k| {
         let (phase, shift) = lanes.tap(k);
-        phase * of_phase + shift
+        phase * (windows + lanes.extra) + shift
     }));
+}
+
+/// The cells of so many windows along rows, split into `phases` where the stride is not one.
+///
+/// Lanes beyond the last window read on, into what is left of other bands or zeros.
+#[inline(always)]
+pub fn lanes_of<'a, C: Real>(
+    cells: &'a [C],
+    lanes: &Lanes,
+    windows: usize,
+    phases: &'a mut Aligned<C>,
+) -> &'a [C] {
+    let (_, stride) = lanes.window();
     if stride == 1 {
-        return sum::<S, _>(simd, cells, taps, sums);
+        return cells;
     }
+    let of_phase = windows + lanes.extra;
     phases.grow(stride * of_phase);
     match stride {
-        2 => split::<2, _>(cells, sums.len(), of_phase, phases),
-        3 => split::<3, _>(cells, sums.len(), of_phase, phases),
+        2 => split::<2, _>(cells, windows, of_phase, phases),
+        3 => split::<3, _>(cells, windows, of_phase, phases),
         stride => {
             for phase in 0..lanes.phases {
-                let phases = &mut phases[phase * of_phase..][..sums.len()];
+                let phases = &mut phases[phase * of_phase..][..windows];
                 let cells = cells[phase..].iter().step_by(stride);
                 for (lane, cell) in phases.iter_mut().zip(cells) {
                     *lane = *cell;
@@ -102,5 +112,5 @@ pub fn sum_windows<S: Simd, C: Real>(
             }
         }
     }
-    sum::<S, _>(simd, phases, taps, sums);
+    phases
 }

@@ -27,6 +27,15 @@ impl Factor {
     }
 }
 
+/// Some activations out of the middle of a band: their largest mostly lies near that of all.
+#[inline(always)]
+pub fn sample<C>(x: &[C]) -> &[C] {
+    let start = x.len().saturating_sub(SAMPLE) / 2;
+    &x[start..x.len().min(start + SAMPLE)]
+}
+
+const SAMPLE: usize = 128;
+
 /// The largest of `x` times `sign`; NaN may be lost.
 #[inline(always)]
 pub fn largest<S: Simd, C: Real>(simd: S, x: &[C], sign: C) -> C {
@@ -101,7 +110,7 @@ pub fn exponentiate<S: Simd, C: Real>(
     factor == Factor::Activation || C::sum(simd, nothing) == C::default()
 }
 
-/// The rows of a row of windows, by where their cells begin.
+/// Rows of windows that are alike, by where the cells of the first one's rows begin.
 #[derive(Default)]
 pub struct Rows {
     /// Those that are not in the windows before.
@@ -110,10 +119,13 @@ pub struct Rows {
     pub shared: Vec<usize>,
     /// Whether the windows before have shared some.
     pub carried: bool,
+    /// Rows of windows.
+    pub count: usize,
 }
 
 impl Rows {
-    /// Those of the windows at `o`, one of `windows`, whose cells begin `pitch` apart from row `first` on.
+    /// The windows at `o`, one of `windows`, and those alike after it; their cells begin `pitch` apart from row
+    /// `first` on.
     #[inline(always)]
     pub fn find(
         &mut self,
@@ -137,13 +149,21 @@ impl Rows {
         self.shared.clear();
         self.shared
             .extend((after..window.end).map(|row| (row - first) * pitch));
+        let alike = Self::alike(height, windows);
+        self.count = match alike.contains(&o) {
+            true => alike.end - o,
+            false => 1,
+        };
     }
 
-    /// Whether no window shares a row and all are whole, so that they are alike.
-    pub fn alike(height: &Axis) -> bool {
-        height.padding == 0
-            && height.kernel <= height.stride
-            && (height.output - 1) * height.stride + height.kernel <= height.input
+    /// Those of `windows` that are whole, and share rows with others both before and after if any does.
+    fn alike(height: &Axis, windows: &Range<usize>) -> Range<usize> {
+        let shared = usize::from(height.kernel > height.stride);
+        let whole = match (height.input + height.padding).checked_sub(height.kernel) {
+            Some(last) => height.padding.div_ceil(height.stride)..last / height.stride + 1,
+            None => 0..0,
+        };
+        whole.start.max(windows.start + shared)..whole.end.min(windows.end - shared)
     }
 
     /// Whether a row is in no more than two rows of windows.
@@ -153,24 +173,28 @@ impl Rows {
 }
 
 /// `e = 2^(scale·(x − shift))` and `e·x`, summed down columns.
-#[derive(Clone, Copy)]
 pub struct Columns<'a, C> {
     pub shift: C,
     pub scale: C,
     /// The activations; the next band's lie at `next`, of so many bytes each.
     pub x: &'a [C],
     pub next: (*const u8, usize),
+    /// From a row of windows to the next: cells of `x`, and of the sums.
+    pub steps: (usize, usize),
+    /// Cells of a row of sums, whole vectors.
+    pub width: usize,
 }
 
 impl<C: Real> Columns<'_, C> {
-    /// The sums of [`Rows`], whole vectors; `carry` has those of shared rows alone from one row of windows to the next.
+    /// The sums of [`Rows`]; `carry` has those of shared rows alone from one row of windows to the next.
     #[inline(always)]
     pub fn sum<S: Simd>(&self, simd: S, rows: &Rows, sums: [&mut [C]; 2], carry: [&mut [C]; 2]) {
+        let count = rows.count;
         // Counts that the compiler knows, for the common windows.
         match (&rows.own[..], &rows.shared[..], rows.carried) {
-            (&[a, b], [], false) => self.sum_of(simd, (&[a, b], &[], false), sums, carry),
-            (&[a], &[b], true) => self.sum_of(simd, (&[a], &[b], true), sums, carry),
-            (own, shared, carried) => self.sum_of(simd, (own, shared, carried), sums, carry),
+            (&[a, b], [], false) => self.sum_of(simd, (&[a, b], &[], false), count, sums, carry),
+            (&[a], &[b], true) => self.sum_of(simd, (&[a], &[b], true), count, sums, carry),
+            (own, shared, carried) => self.sum_of(simd, (own, shared, carried), count, sums, carry),
         }
     }
 
@@ -179,6 +203,7 @@ impl<C: Real> Columns<'_, C> {
         &self,
         simd: S,
         (own, shared, carried): (&[usize], &[usize], bool),
+        count: usize,
         [es, exs]: [&mut [C]; 2],
         [carried_es, carried_exs]: [&mut [C]; 2],
     ) {
@@ -188,32 +213,36 @@ impl<C: Real> Columns<'_, C> {
             Factor::Activation,
         );
         let zero = C::splat(simd, C::default());
-        let sums = C::vectors_mut::<S>(es)
-            .iter_mut()
-            .zip(C::vectors_mut::<S>(exs));
-        let carry = C::vectors_mut::<S>(carried_es)
-            .iter_mut()
-            .zip(C::vectors_mut::<S>(carried_exs));
-        for (i, ((e, ex), (carried_e, carried_ex))) in sums.zip(carry).enumerate() {
-            let at = i * C::lanes::<S>();
-            let (mut sum, own) = match (carried, own) {
-                (false, [first, rest @ ..]) => (self.weigh(simd, first + at, by), rest),
-                (false, []) => ((zero, zero), own),
-                (true, _) => ((*carried_e, *carried_ex), own),
-            };
-            for row in own {
-                sum = self.add(simd, sum, row + at, by);
-            }
-            if let [first, rest @ ..] = shared {
-                let mut of_shared = self.weigh(simd, first + at, by);
-                for row in rest {
-                    of_shared = self.add(simd, of_shared, row + at, by);
+        for row in 0..count {
+            let from = row * self.steps.0;
+            let to = row * self.steps.1;
+            let sums = C::vectors_mut::<S>(&mut es[to..to + self.width])
+                .iter_mut()
+                .zip(C::vectors_mut::<S>(&mut exs[to..to + self.width]));
+            let carry = C::vectors_mut::<S>(&mut carried_es[..self.width])
+                .iter_mut()
+                .zip(C::vectors_mut::<S>(&mut carried_exs[..self.width]));
+            for (i, ((e, ex), (carried_e, carried_ex))) in sums.zip(carry).enumerate() {
+                let at = from + i * C::lanes::<S>();
+                let (mut sum, own) = match (carried, own) {
+                    (false, [first, rest @ ..]) => (self.weigh(simd, first + at, by), rest),
+                    (false, []) => ((zero, zero), own),
+                    (true, _) => ((*carried_e, *carried_ex), own),
+                };
+                for row in own {
+                    sum = self.add(simd, sum, row + at, by);
                 }
-                sum.0 = C::vadd(simd, sum.0, of_shared.0);
-                sum.1 = C::vadd(simd, sum.1, of_shared.1);
-                (*carried_e, *carried_ex) = of_shared;
+                if let [first, rest @ ..] = shared {
+                    let mut of_shared = self.weigh(simd, first + at, by);
+                    for row in rest {
+                        of_shared = self.add(simd, of_shared, row + at, by);
+                    }
+                    sum.0 = C::vadd(simd, sum.0, of_shared.0);
+                    sum.1 = C::vadd(simd, sum.1, of_shared.1);
+                    (*carried_e, *carried_ex) = of_shared;
+                }
+                (*e, *ex) = sum;
             }
-            (*e, *ex) = sum;
         }
     }
 
@@ -251,14 +280,15 @@ fn weigh<S: Simd, C: Real>(
     x: C::V<S>,
     (shift, scale, factor): (C::V<S>, C::V<S>, Factor),
 ) -> (C::V<S>, C::V<S>) {
-    let t = C::vmul(simd, scale, C::vsub(simd, x, shift));
+    let above = C::vsub(simd, x, shift);
+    if factor == Factor::Activation {
+        let e = C::exp2_of(simd, above, scale);
+        return (e, C::vmul(simd, e, x));
+    }
+    let t = C::vmul(simd, scale, above);
     let t = C::max(simd, C::splat(simd, C::EXP2_ZERO), t);
     let e = C::exp2(simd, t);
-    let by = match factor {
-        Factor::Activation => x,
-        _ => t,
-    };
-    (e, C::vmul(simd, e, by))
+    (e, C::vmul(simd, e, t))
 }
 
 /// Where the band after these cells begins, if all lie side by side.

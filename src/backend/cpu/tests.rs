@@ -1,10 +1,12 @@
 //! Every instruction set that this machine has gives what the definition says.
 
+use super::simd::Real;
 use super::{backward_on, direct, forward_on, Element, Gradient, View, Weighting};
 use crate::geometry::{Geometry, Windows};
 use candle_core::{Layout, Result, Shape};
 use half::{bf16, f16};
 use pulp::Arch;
+use std::f64::consts::LN_2;
 
 /// A portable path, and those of the machine.
 fn archs() -> Vec<Arch> {
@@ -150,16 +152,17 @@ fn compare_far<T: Element>(tolerance: f64) -> Result<()> {
         let layout = Layout::contiguous(Shape::from(&shape[..]));
         let near = values::<T>(shape.iter().product());
         let plane = shape[2] * shape[3];
+        let [least, most] = [LN_2 * -T::Compute::EXP2_ZERO.to_f64(), T::MAX];
         for by in [
-            -T::MAX,
+            -most,
             -1e9,
-            -2e4,
-            -150.0,
-            70.0,
-            150.0,
-            2e4,
+            -2.1 * least,
+            -1.05 * least,
+            -least,
+            least,
+            1.9 * least,
             1e9,
-            T::MAX / 2.0,
+            most / 2.0,
         ] {
             for far in [
                 0..4,

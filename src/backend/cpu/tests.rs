@@ -195,3 +195,16 @@ fn far_activations_leave_no_window_wrong() -> Result<()> {
     compare_far::<f32>(2e-6)?;
     compare_far::<f64>(1e-12)
 }
+#[test]
+fn totals_beyond_the_largest_number_are_not_taken() -> Result<()> {
+    let geometry = &geometry([2, 2, 0], &[1, 1, 18, 112])?;
+    let layout = Layout::contiguous((1, 1, 18, 112));
+    // The band's shift is −87.95, from which these are 2^127 each.
+    let mut x = vec![-87.95f32; 18 * 112];
+    x[..4 * 112].fill(0.1);
+    let weighting = Weighting {
+        beta: 1.0,
+        nan_to_num: false,
+    };
+    compare_outputs(View::new(&x, &layout, 2), geometry, weighting, 1e-6)
+}

@@ -28,7 +28,7 @@ use pulp::Arch;
 use tiles::Tiling;
 
 /// The most cells of an output tile: few enough to balance threads, enough to pay for handing them out.
-const FORWARD_TILE: usize = 4 << 10;
+const FORWARD_TILE: usize = 16 << 10;
 /// The most cells of an input tile, whose sums a core's second cache holds.
 const BACKWARD_TILE: usize = 32 << 10;
 

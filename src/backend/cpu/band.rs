@@ -167,7 +167,7 @@ impl<T: Element> Band<T> {
         }
         // The largest of all is sought only where that of a sample does not serve.
         for sampled in [true, false] {
-            if sampled && !direct {
+            if sampled && factor != Factor::Activation {
                 continue;
             }
             let mut finite = true;
@@ -187,18 +187,12 @@ impl<T: Element> Band<T> {
                     });
                     continue;
                 }
-                finite &=
-                    self.exponentiate(simd, plane, &cells, (beta, factor), position * of_plane);
-                if !finite {
-                    break;
-                }
+                let start = position * of_plane;
+                finite &= self.exponentiate(simd, plane, &cells, (beta, factor, sampled), start);
                 self.sum_columns(simd, &shape, (height, rows), &cells, (position, factor));
             }
             if !finite {
-                if sampled {
-                    continue;
-                }
-                return false;
+                continue;
             }
             // Functions of their own, so that unoptimised builds need no large stack.
             simd.vectorize(SumRows {
@@ -208,11 +202,11 @@ impl<T: Element> Band<T> {
                 windows: padded / width.stride,
                 columns: columns.len(),
             });
-            if self.all_hold {
-                break;
+            if self.all_hold || !sampled {
+                return true;
             }
         }
-        true
+        false
     }
 
     /// Fills `cells` from `start` on; false if the shift is not finite, or, but for [`Factor::Activation`], a cell.
@@ -222,7 +216,7 @@ impl<T: Element> Band<T> {
         simd: S,
         plane: Plane<'_, T>,
         cells: &Cells,
-        (beta, factor): (f64, Factor),
+        (beta, factor, sampled): (f64, Factor, bool),
         start: usize,
     ) -> bool {
         let (rows, columns) = (&cells.rows, &cells.columns);
@@ -231,10 +225,19 @@ impl<T: Element> Band<T> {
         let scale = T::Compute::from_f64(beta * LOG2_E);
         let [es, exs] = &mut self.cells;
         let mut shift = T::Compute::NEG_INFINITY;
-        for d in cells.depths.clone() {
+        let middle = cells.depths.start + cells.depths.len() / 2;
+        let depths = match sampled {
+            true => middle..middle + 1,
+            false => cells.depths.clone(),
+        };
+        for d in depths {
             let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
             let x = T::widen(cells_of_depth, &mut self.widened);
-            let largest = largest::<S, _>(simd, x, sign);
+            let of = match sampled {
+                true => sample(x),
+                false => x,
+            };
+            let largest = largest::<S, _>(simd, of, sign);
             if largest > shift {
                 shift = largest;
             }
@@ -486,12 +489,15 @@ impl<T: Element> WithSimd for SumRows<'_, T> {
         let other_cells = lanes_of(&band.columns[1], lanes, whole, other_phases);
         let outputs = &mut band.output[..whole];
         let all = means::<S, _>(simd, [cells, other_cells], &band.taps, [totals, outputs]);
-        // Lanes between and beyond the windows may not hold where all windows do.
-        band.all_hold = all
-            || (0..windows)
-                .step_by(band.pitch)
-                .map(|row| row..row + columns)
-                .all(|lanes| hold(&band.total[lanes.clone()], &band.output[lanes]));
+        band.all_hold = all;
+        if !all {
+            // Lanes between and beyond the windows may not hold where all windows do.
+            band.all_hold = true;
+            for row in (0..windows).step_by(band.pitch) {
+                let lanes = row..row + columns;
+                band.all_hold &= hold(&band.total[lanes.clone()], &band.output[lanes]);
+            }
+        }
     }
 }
 
@@ -507,36 +513,98 @@ fn hold<C: Real>(totals: &[C], means: &[C]) -> bool {
 #[inline(always)]
 fn means<S: Simd, C: Real>(
     simd: S,
-    [es, exs]: [&[C]; 2],
+    cells: [&[C]; 2],
     taps: &[usize],
+    windows: [&mut [C]; 2],
+) -> bool {
+    // Counts that the compiler knows, for the common windows.
+    match *taps {
+        [a, b] => means_of(simd, cells, [a, b], windows),
+        [a, b, c] => means_of(simd, cells, [a, b, c], windows),
+        _ => {
+            let [totals, means] = windows;
+            sum::<S, _>(simd, cells[0], taps, totals);
+            sum::<S, _>(simd, cells[1], taps, means);
+            divide(simd, totals, means)
+        }
+    }
+}
+
+/// [`means`] of so many taps at once.
+#[inline(always)]
+fn means_of<S: Simd, C: Real, const N: usize>(
+    simd: S,
+    [es, exs]: [&[C]; 2],
+    taps: [usize; N],
     [totals, means]: [&mut [C]; 2],
 ) -> bool {
-    let zero = C::splat(simd, C::default());
-    // The least total, negated, the most, and what turns into NaN with the first mean that is not finite.
-    let mut low = C::splat(simd, C::NEG_INFINITY);
-    let mut high = low;
-    let mut nothing = zero;
+    let mut held = Held::<S, C>::new(simd);
     let windows = C::vectors_mut::<S>(totals)
         .iter_mut()
         .zip(C::vectors_mut::<S>(means));
-    let (first, rest) = (taps[0], &taps[1..]);
     for (i, (total, mean)) in windows.enumerate() {
         let at = i * C::lanes::<S>();
-        let mut e = load::<S, C>(es, first + at);
-        let mut ex = load::<S, C>(exs, first + at);
-        for tap in rest {
+        let mut e = load::<S, C>(es, taps[0] + at);
+        let mut ex = load::<S, C>(exs, taps[0] + at);
+        for tap in &taps[1..] {
             e = C::vadd(simd, e, load::<S, C>(es, tap + at));
             ex = C::vadd(simd, ex, load::<S, C>(exs, tap + at));
         }
-        let m = C::vdiv(simd, ex, e);
-        low = C::max(simd, C::vsub(simd, zero, e), low);
-        high = C::max(simd, e, high);
-        nothing = C::mul_add(simd, m, zero, nothing);
-        (*total, *mean) = (e, m);
+        *total = e;
+        *mean = C::vdiv(simd, ex, e);
+        held.see(simd, *total, *mean);
     }
-    C::largest(simd, low) < C::from_f64(-LEAST_TOTAL)
-        && C::largest(simd, high) < C::from_f64(MOST_TOTAL)
-        && C::sum(simd, nothing) == C::default()
+    held.all(simd)
+}
+
+/// The sums over the totals, in their place; whether all [`hold`].
+#[inline(always)]
+fn divide<S: Simd, C: Real>(simd: S, totals: &[C], sums: &mut [C]) -> bool {
+    let mut held = Held::<S, C>::new(simd);
+    let windows = C::vectors_mut::<S>(sums)
+        .iter_mut()
+        .zip(C::vectors::<S>(totals));
+    for (sum, total) in windows {
+        *sum = C::vdiv(simd, *sum, *total);
+        held.see(simd, *total, *sum);
+    }
+    held.all(simd)
+}
+
+/// Whether windows [`hold`], a vector at a time.
+struct Held<S: Simd, C: Real> {
+    /// The least total, negated.
+    low: C::V<S>,
+    high: C::V<S>,
+    /// Turns into NaN with the first mean that is not finite.
+    nothing: C::V<S>,
+}
+
+impl<S: Simd, C: Real> Held<S, C> {
+    #[inline(always)]
+    fn new(simd: S) -> Self {
+        let lowest = C::splat(simd, C::NEG_INFINITY);
+        Self {
+            low: lowest,
+            high: lowest,
+            nothing: C::splat(simd, C::default()),
+        }
+    }
+
+    #[inline(always)]
+    fn see(&mut self, simd: S, total: C::V<S>, mean: C::V<S>) {
+        let zero = C::splat(simd, C::default());
+        self.low = C::max(simd, C::vsub(simd, zero, total), self.low);
+        self.high = C::max(simd, total, self.high);
+        self.nothing = C::mul_add(simd, mean, zero, self.nothing);
+    }
+
+    #[inline(always)]
+    fn all(self, simd: S) -> bool {
+        C::largest(simd, self.low) < C::from_f64(-LEAST_TOTAL)
+            && C::largest(simd, self.high) < C::from_f64(MOST_TOTAL)
+            && C::sum(simd, self.nothing) == C::default()
+    }
 }
 
 /// The activations of a band.

@@ -8,21 +8,15 @@ use pulp::Simd;
 /// Sums of the cells that lie these offsets away, in their order.
 #[inline(always)]
 pub fn sum<S: Simd, C: Real>(simd: S, cells: &[C], offsets: &[usize], sums: &mut [C]) {
-    let (first, rest) = offsets.split_at(offsets.len().min(4));
-    match *first {
-        [a] => sum_of::<S, C, 1>(simd, cells, [a], sums, false),
-        [a, b] => sum_of::<S, C, 2>(simd, cells, [a, b], sums, false),
-        [a, b, c] => sum_of::<S, C, 3>(simd, cells, [a, b, c], sums, false),
-        [a, b, c, d] => sum_of::<S, C, 4>(simd, cells, [a, b, c, d], sums, false),
-        _ => {}
-    }
-    let mut four = rest.chunks_exact(4);
-    for offsets in &mut four {
-        let offsets = [0, 1, 2, 3].map(|i| offsets[i]);
-        sum_of::<S, C, 4>(simd, cells, offsets, sums, true);
-    }
-    for &offset in four.remainder() {
-        sum_of::<S, C, 1>(simd, cells, [offset], sums, true);
+    for (pass, offsets) in offsets.chunks(4).enumerate() {
+        let add = pass > 0;
+        match *offsets {
+            [a] => sum_of::<S, C, 1>(simd, cells, [a], sums, add),
+            [a, b] => sum_of::<S, C, 2>(simd, cells, [a, b], sums, add),
+            [a, b, c] => sum_of::<S, C, 3>(simd, cells, [a, b, c], sums, add),
+            [a, b, c, d] => sum_of::<S, C, 4>(simd, cells, [a, b, c, d], sums, add),
+            _ => {}
+        }
     }
 }
 

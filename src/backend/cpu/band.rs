@@ -119,20 +119,10 @@ impl<T: Element> Band<T> {
         planes: &Range<usize>,
         (d, rows, columns): (usize, &Range<usize>, &Range<usize>),
     ) -> bool {
-        let [depth, height, width] = &geometry.axes;
+        let [_, height, width] = &geometry.axes;
         let lanes = Lanes::new(*width);
-        let mut cells = Cells {
-            depths: depth.window(d),
-            rows: height.window(rows.start).start..height.window(rows.end - 1).end,
-            columns: lanes.columns(columns),
-        };
-        let direct = factor == Factor::Activation
-            && cells.depths.len() == 1
-            && (Rows::cover(height) || rows.len() == 1);
-        if direct && cells.columns.start == 0 && width.input - cells.columns.end < width.stride {
-            // Whole rows lie side by side, so that nothing is gathered.
-            cells.columns.end = width.input;
-        }
+        let cells = Cells::of(geometry, factor, (d, rows, columns));
+        let direct = cells.direct;
         let first = columns.start * width.stride;
         let left = width.padding.saturating_sub(first);
         let needed = (columns.len() - 1) * width.stride + width.kernel;
@@ -608,8 +598,37 @@ impl<S: Simd, C: Real> Held<S, C> {
 }
 
 /// The activations of a band.
-struct Cells {
-    depths: Range<usize>,
-    rows: Range<usize>,
-    columns: Range<usize>,
+pub struct Cells {
+    pub depths: Range<usize>,
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+    /// Whether [`WeighColumns`] serves.
+    direct: bool,
+}
+
+impl Cells {
+    /// Those of the windows at depth `d`, in `rows` and `columns`.
+    #[inline(always)]
+    pub fn of(
+        geometry: &Geometry,
+        factor: Factor,
+        (d, rows, columns): (usize, &Range<usize>, &Range<usize>),
+    ) -> Self {
+        let [depth, height, width] = &geometry.axes;
+        let mut cells = Self {
+            depths: depth.window(d),
+            rows: height.window(rows.start).start..height.window(rows.end - 1).end,
+            columns: Lanes::new(*width).columns(columns),
+            direct: false,
+        };
+        cells.direct = factor == Factor::Activation
+            && cells.depths.len() == 1
+            && (Rows::cover(height) || rows.len() == 1);
+        let beyond = width.input - cells.columns.end;
+        if cells.direct && cells.columns.start == 0 && beyond < width.stride {
+            // Whole rows lie side by side, so that nothing is gathered.
+            cells.columns.end = width.input;
+        }
+        cells
+    }
 }

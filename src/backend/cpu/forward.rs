@@ -1,12 +1,12 @@
 //! SoftPool of a tile of the output: band after band of its windows, or row after row where a band does not serve.
 
-use super::band::{self, Band};
+use super::band::{self, Band, Cells};
 use super::block::{self, Block, Temperature, Windows};
 use super::direct;
 use super::element::Element;
 use super::simd::all_finite;
 use super::tiles::{spans, Tile};
-use super::view::View;
+use super::view::{View, TOGETHER};
 use super::weigh::Factor;
 use crate::backend::Weighting;
 use crate::geometry::Geometry;
@@ -28,6 +28,8 @@ pub struct Forward<'a, T: Element> {
 pub struct Scratch<T: Element> {
     band: Band<T>,
     block: Block<T>,
+    /// Cells of interleaved planes.
+    gathered: Vec<T>,
 }
 
 impl<T: Element> WithSimd for Forward<'_, T> {
@@ -48,29 +50,59 @@ impl<T: Element> Forward<'_, T> {
     fn bands<S: Simd>(&mut self, simd: S) {
         let [planes, rows, columns] = band::sizes(self.geometry);
         let tile = self.tile;
-        for planes in spans(&tile.planes, planes) {
+        let group = match self.input.interleaved() {
+            true => TOGETHER,
+            false => planes,
+        };
+        for group in spans(&tile.planes, group) {
             for (d, depth) in depths(&tile.rows, self.geometry.axes[1].output) {
                 for rows in spans(&depth, rows) {
                     for columns in spans(&tile.columns, columns) {
-                        self.band(simd, &planes, (d, &rows, &columns));
+                        self.bands_of(simd, &group, planes, (d, &rows, &columns));
                     }
                 }
             }
         }
     }
 
+    /// The bands of a group of planes, so many at a time.
+    #[inline(always)]
+    fn bands_of<S: Simd>(
+        &mut self,
+        simd: S,
+        group: &Range<usize>,
+        planes: usize,
+        windows: (usize, &Range<usize>, &Range<usize>),
+    ) {
+        if self.input.interleaved() {
+            let cells = Cells::of(self.geometry, Factor::Activation, windows);
+            let cells = [&cells.depths, &cells.rows, &cells.columns];
+            let mut gathered = std::mem::take(&mut self.scratch.gathered);
+            let input = self.input.gather(group, cells, &mut gathered);
+            for planes in spans(group, planes.min(group.len())) {
+                self.band(simd, (input, group.start), &planes, windows);
+            }
+            self.scratch.gathered = gathered;
+        } else {
+            self.band(simd, (self.input, 0), group, windows);
+        }
+    }
+
+    /// A band of `input`, whose planes begin with the one at `first`.
     #[inline(always)]
     fn band<S: Simd>(
         &mut self,
         simd: S,
+        (input, first): (View<'_, T>, usize),
         planes: &Range<usize>,
         windows: (usize, &Range<usize>, &Range<usize>),
     ) {
         let (d, rows, columns) = windows;
         let band = &mut self.scratch.band;
-        let of = (self.input, self.geometry);
+        let of = (input, self.geometry);
         let how = (self.weighting.beta, Factor::Activation);
-        let done = band.pool(simd, of, how, planes, windows);
+        let in_input = planes.start - first..planes.end - first;
+        let done = band.pool(simd, of, how, &in_input, windows);
         let height = self.geometry.axes[1].output;
         if done && band.all_hold && *columns == self.tile.columns && band.pitch == columns.len() {
             // The rows of a plane lie side by side in the tile as in the band.

@@ -54,6 +54,10 @@ fn forward_on<T: Element>(
         columns: geometry.axes[2].output,
         most: FORWARD_TILE,
         least_rows: 1,
+        together: match input.interleaved() {
+            true => view::TOGETHER,
+            false => 1,
+        },
         work: input.planes().saturating_mul(geometry.input_cells()),
     };
     let vectorised = block::covers::<T::Compute>(geometry, weighting);
@@ -98,6 +102,7 @@ fn backward_on<T: Element>(
         rows: geometry.axes[0].input * geometry.axes[1].input,
         columns: geometry.axes[2].input,
         most: BACKWARD_TILE,
+        together: 1,
         least_rows: 4 * geometry.axes[1].kernel.min(geometry.axes[1].input),
         work: input.planes().saturating_mul(geometry.input_cells()),
     };

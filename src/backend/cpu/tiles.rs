@@ -30,6 +30,8 @@ pub struct Tiling {
     pub most: usize,
     /// The least rows of a tile, for tiles that repeat work at their edges.
     pub least_rows: usize,
+    /// Planes that are best read together.
+    pub together: usize,
     /// Activations that are read.
     pub work: usize,
 }
@@ -39,7 +41,9 @@ impl Tiling {
     fn tiles(self) -> Vec<Tile> {
         let plane = self.rows * self.columns;
         let most = self.most.min(self.planes * plane / LEAST_TILES).max(1024);
-        let planes = (most / plane).max(1);
+        let together = self.together.min(self.planes / LEAST_TILES).max(1);
+        let planes = (most / plane).max(1).next_multiple_of(together);
+        let whole = planes > 1 || plane <= most;
         let rows = (most / self.columns).clamp(self.least_rows, self.rows.max(self.least_rows));
         let columns = match self.rows {
             1 => most,
@@ -47,9 +51,9 @@ impl Tiling {
         };
         let mut tiles = Vec::new();
         for planes in pieces(self.planes, planes) {
-            let rows = if plane <= most { self.rows } else { rows };
+            let rows = if whole { self.rows } else { rows };
             for rows in pieces(self.rows, rows) {
-                for columns in pieces(self.columns, if plane <= most { plane } else { columns }) {
+                for columns in pieces(self.columns, if whole { plane } else { columns }) {
                     tiles.push(Tile {
                         planes: planes.clone(),
                         rows: rows.clone(),
@@ -142,8 +146,9 @@ mod tests {
         #[test]
         fn tiles_are_the_cells_in_order(
             planes in 1usize..20, rows in 1usize..200, columns in 1usize..3000, least_rows in 1usize..9,
+            together in 1usize..20,
         ) {
-            let tiling = Tiling { planes, rows, columns, most: 4096, least_rows, work: 0 };
+            let tiling = Tiling { planes, rows, columns, most: 4096, least_rows, together, work: 0 };
             let mut next = 0;
             for tile in tiling.tiles() {
                 prop_assert!(tile.planes.len() == 1 || tile.rows == (0..rows));

@@ -11,6 +11,8 @@ pub struct View<'a, T> {
     batch: usize,
     /// Of batch, channel, depth, height and width, in elements.
     strides: [usize; 5],
+    /// Elements that a plane has before those of `data`.
+    origin: usize,
 }
 
 impl<'a, T> View<'a, T> {
@@ -30,7 +32,13 @@ impl<'a, T> View<'a, T> {
             channels: dims[lead - 1],
             batch,
             strides,
+            origin: 0,
         }
+    }
+
+    /// Whether the same cells of several planes lie side by side, as with channels last.
+    pub fn interleaved(&self) -> bool {
+        self.strides[1] == 1 && self.strides[4] > 1 && self.channels > 1
     }
 
     /// Batch times channels.
@@ -45,7 +53,65 @@ impl<'a, T> View<'a, T> {
         Plane {
             data: &self.data[offset..],
             strides: [self.strides[2], self.strides[3], self.strides[4]],
+            origin: self.origin,
         }
+    }
+}
+
+/// As many planes of an [interleaved](View::interleaved) view as a cache line has cells of.
+pub const TOGETHER: usize = 16;
+
+impl<'a, T: Copy + Default> View<'a, T> {
+    /// These cells of [`TOGETHER`] planes at most, plane after plane in `cells`, seen where they were; the planes are
+    /// counted from the first.
+    #[inline(always)]
+    pub fn gather<'b>(
+        &self,
+        planes: &Range<usize>,
+        [depths, rows, columns]: [&Range<usize>; 3],
+        cells: &'b mut Vec<T>,
+    ) -> View<'b, T> {
+        let [_, _, depth, row, column] = self.strides;
+        let strides = [rows.len() * columns.len(), columns.len(), 1];
+        let of_plane = depths.len() * strides[0];
+        if cells.len() < planes.len() * of_plane {
+            cells.resize(planes.len() * of_plane, T::default());
+        }
+        let mut sources = [&self.data[..0]; TOGETHER];
+        for (source, plane) in sources.iter_mut().zip(planes.clone()) {
+            *source = self.plane(plane).data;
+        }
+        let sources = &sources[..planes.len()];
+        for (d, depth) in depths.clone().map(|d| d * depth).enumerate() {
+            for (h, row) in rows.clone().map(|h| h * row).enumerate() {
+                let to = d * strides[0] + h * strides[1];
+                // A few cache lines at a time, so that they stay for all planes.
+                for first in (0..columns.len()).step_by(TOGETHER) {
+                    let count = TOGETHER.min(columns.len() - first);
+                    let from = depth + row + (columns.start + first) * column;
+                    for (p, source) in sources.iter().enumerate() {
+                        let to = p * of_plane + to + first;
+                        take(&source[from..], column, &mut cells[to..to + count]);
+                    }
+                }
+            }
+        }
+        View {
+            data: cells,
+            channels: planes.len(),
+            batch: 1,
+            strides: [0, of_plane, strides[0], strides[1], 1],
+            origin: depths.start * strides[0] + rows.start * strides[1] + columns.start,
+        }
+    }
+}
+
+/// Every so-manieth cell.
+#[inline(always)]
+fn take<T: Copy>(cells: &[T], step: usize, taken: &mut [T]) {
+    let cells = &cells[..(taken.len() - 1) * step + 1];
+    for (i, taken) in taken.iter_mut().enumerate() {
+        *taken = cells[i * step];
     }
 }
 
@@ -55,12 +121,20 @@ pub struct Plane<'a, T> {
     data: &'a [T],
     /// Of depth, height and width, in elements.
     strides: [usize; 3],
+    /// Elements before those of `data`.
+    origin: usize,
 }
 
-impl<'a, T: Copy> Plane<'a, T> {
+impl<'a, T: Copy + Default> Plane<'a, T> {
+    /// Where the cell at a depth, row and column lies.
+    #[inline(always)]
+    fn place(&self, [d, h, w]: [usize; 3]) -> usize {
+        d * self.strides[0] + h * self.strides[1] + w * self.strides[2] - self.origin
+    }
+
     /// The cell at a depth, row and column.
-    pub fn at(&self, [d, h, w]: [usize; 3]) -> T {
-        self.data[d * self.strides[0] + h * self.strides[1] + w * self.strides[2]]
+    pub fn at(&self, at: [usize; 3]) -> T {
+        self.data[self.place(at)]
     }
 
     /// The cells of a row in these columns; `gathered` holds them where they do not lie side by side.
@@ -75,7 +149,7 @@ impl<'a, T: Copy> Plane<'a, T> {
     where
         'a: 'b,
     {
-        let start = d * self.strides[0] + h * self.strides[1] + columns.start * self.strides[2];
+        let start = self.place([d, h, columns.start]);
         match self.strides[2] {
             1 => &self.data[start..start + columns.len()],
             0 => {
@@ -104,9 +178,9 @@ impl<'a, T: Copy> Plane<'a, T> {
     where
         'a: 'b,
     {
-        let [depth, row, column] = self.strides;
+        let [_, row, column] = self.strides;
         let (height, width) = (rows.len(), columns.len());
-        let start = d * depth + rows.start * row + columns.start * column;
+        let start = self.place([d, rows.start, columns.start]);
         let side_by_side = |stride, cells, of_cell| cells == 1 || stride == of_cell;
         if side_by_side(column, width, 1) && side_by_side(row, height, width) {
             return &self.data[start..start + height * width];
@@ -117,7 +191,10 @@ impl<'a, T: Copy> Plane<'a, T> {
             match column {
                 0 => gathered.resize(gathered.len() + width, cells[0]),
                 1 => gathered.extend_from_slice(&cells[..width]),
-                _ => gathered.extend(cells.iter().step_by(column).take(width)),
+                _ => {
+                    gathered.resize((h + 1) * width, T::default());
+                    take(cells, column, &mut gathered[h * width..]);
+                }
             }
         }
         gathered

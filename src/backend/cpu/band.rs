@@ -1,7 +1,8 @@
 //! A band of window rows whose activations share one shift, so that each is exponentiated once however many windows
 //! hold it; the sums go down the columns first, then along the rows.
 //!
-//! Windows far below the band's largest activation lose their weights to underflow; [`Band::sums_hold`] tells, and
+//! The shift is the largest of a [`sample`] of the activations; where weights far above it overflow, or far below it
+//! underflow, the largest of all. Windows far below that lose their weights, too: [`Band::sums_hold`] tells, and
 //! [`super::block`] then takes each by its own largest activation.
 
 use super::aligned::Aligned;
@@ -223,11 +224,7 @@ impl<T: Element> Band<T> {
         for d in depths {
             let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
             let x = T::widen(cells_of_depth, &mut self.widened);
-            let of = match sampled {
-                true => sample(x),
-                false => x,
-            };
-            let largest = largest::<S, _>(simd, of, sign);
+            let largest = largest::<S, _>(simd, sample(x, sampled), sign);
             if largest > shift {
                 shift = largest;
             }
@@ -349,11 +346,7 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
         let next = ahead(gathered);
         let x = T::widen(gathered, &mut band.widened);
         let sign = T::Compute::from_f64(1f64.copysign(beta));
-        let of = match sampled {
-            true => sample(x),
-            false => x,
-        };
-        let shift = largest::<S, _>(simd, of, sign) * sign;
+        let shift = largest::<S, _>(simd, sample(x, sampled), sign) * sign;
         if !all_finite(&[shift]) {
             return false;
         }
@@ -392,10 +385,13 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
                 }
                 if copied {
                     band.tail.grow(window.len() * vector);
-                    let tails = band.tail.chunks_exact_mut(vector);
-                    for (row, tail) in x.chunks(w).zip(tails).take(window.len()) {
-                        tail[..w - part.start].copy_from_slice(&row[part.start..]);
-                    }
+                    copy_ends(
+                        &x[..window.len() * w],
+                        w,
+                        part.start,
+                        &mut band.tail,
+                        vector,
+                    );
                     run = &mut band.tail_rows;
                     run.find(&height, (o, &rows), (window.start, vector));
                     run.count = 1;
@@ -423,18 +419,33 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
                 let sums = [&mut es[to..], &mut exs[to..]];
                 columns.sum(simd, run, sums, carry);
             }
-            let right = shape.left + w;
-            if shape.left > 0 || right < padded {
-                for sums in [&mut *es, &mut *exs] {
-                    for row in sums[out..].chunks_exact_mut(padded).take(count) {
-                        clear(&mut row[..shape.left]);
-                        clear(&mut row[right..]);
-                    }
-                }
-            }
+            clear_padding(&mut es[out..], shape, count);
+            clear_padding(&mut exs[out..], shape, count);
             o += count;
         }
         true
+    }
+}
+
+/// What rows of `width` cells have from column `start` on, a vector each.
+#[inline(always)]
+fn copy_ends<C: Copy>(rows: &[C], width: usize, start: usize, ends: &mut [C], vector: usize) {
+    let ends = ends.chunks_exact_mut(vector);
+    for (row, end) in rows.chunks_exact(width).zip(ends) {
+        end[..width - start].copy_from_slice(&row[start..]);
+    }
+}
+
+/// Zeros in the padding of so many rows.
+#[inline(always)]
+fn clear_padding<C: Copy + Default>(sums: &mut [C], shape: &Shape, rows: usize) {
+    let right = shape.left + shape.width;
+    if shape.left == 0 && right == shape.padded {
+        return;
+    }
+    for row in sums.chunks_exact_mut(shape.padded).take(rows) {
+        clear(&mut row[..shape.left]);
+        clear(&mut row[right..]);
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor};
 use candle_softpool::Gradient;
 use common::{assert_same, dtypes, randn, Case, Pool};
 
@@ -59,6 +59,40 @@ fn the_rest_of_the_batch_is_no_matter() -> Result<()> {
         let (ys2, dx2) = pool.run(&first(&xs)?, &first(&grad)?)?;
         assert_same(&first(&ys)?, &ys2);
         assert_same(&first(&dx)?, &dx2);
+    }
+    Ok(())
+}
+
+/// Small planes share their work; one whose activations lie far apart, or are not finite, changes no other's bits.
+#[test]
+fn neighbours_of_another_magnitude_are_no_matter() -> Result<()> {
+    for kernel in [2, 3] {
+        let pool = Pool::sliding(2, kernel, 2, kernel - 2).gradient(Gradient::Exact);
+        let near = randn(1, 2.0, (1, 24, 8, 8), DType::F32)?;
+        let alone = pool.forward(&near)?;
+        for far in [
+            -300.0,
+            300.0,
+            1e30,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
+        ] {
+            // In half of a plane, so that its windows need another shift than those of the other half.
+            let half = near.narrow(1, 7, 1)?.narrow(2, 0, 4)?;
+            let half = half.affine(1.0, far)?;
+            let rest = near.narrow(1, 7, 1)?.narrow(2, 4, 4)?;
+            let plane = Tensor::cat(&[&half, &rest], 2)?;
+            let before = near.narrow(1, 0, 7)?;
+            let after = near.narrow(1, 8, 16)?;
+            let ys = pool.forward(&Tensor::cat(&[&before, &plane, &after], 1)?)?;
+            for (first, count) in [(0, 7), (8, 16)] {
+                assert_same(
+                    &ys.narrow(1, first, count)?,
+                    &alone.narrow(1, first, count)?,
+                );
+            }
+        }
     }
     Ok(())
 }

@@ -39,6 +39,8 @@ pub struct Band<T: Element> {
     /// Whether the sums of all windows hold.
     pub all_hold: bool,
     pub area: Area,
+    /// Whether the shift of a plane is the largest of all its activations, not of a [`sample`].
+    exact: Vec<bool>,
     /// Where the cells of a sum lie.
     taps: Vec<usize>,
     /// Lanes from a row of windows to the next.
@@ -109,8 +111,8 @@ pub fn covers(geometry: &Geometry) -> bool {
 }
 
 impl<T: Element> Band<T> {
-    /// The sums and outputs of the windows in `planes`, at depth `d`, in `rows` and `columns`; false if their shift
-    /// is not finite.
+    /// The sums and outputs of the windows in `planes`, at depth `d`, in `rows` and `columns`; false if an activation
+    /// is not finite, but for [`Factor::Activation`], whose sums tell.
     #[inline(always)]
     pub fn pool<S: Simd>(
         &mut self,
@@ -156,16 +158,14 @@ impl<T: Element> Band<T> {
         for sums in &mut self.cells {
             sums.grow(kept + slack);
         }
-        // The largest of all is sought only where that of a sample does not serve.
-        for sampled in [true, false] {
-            if sampled && factor != Factor::Activation {
-                continue;
-            }
-            let mut finite = true;
+        self.exact.clear();
+        self.exact
+            .resize(planes.len(), factor != Factor::Activation);
+        loop {
             for (position, plane) in planes.clone().enumerate() {
                 let plane = input.plane(plane);
                 if direct {
-                    finite &= simd.vectorize(WeighColumns {
+                    simd.vectorize(WeighColumns {
                         band: &mut *self,
                         plane,
                         shape: &shape,
@@ -174,16 +174,14 @@ impl<T: Element> Band<T> {
                         height: *height,
                         rows: rows.clone(),
                         position,
-                        sampled,
                     });
                     continue;
                 }
                 let start = position * of_plane;
-                finite &= self.exponentiate(simd, plane, &cells, (beta, factor, sampled), start);
+                if !self.exponentiate(simd, plane, &cells, (beta, factor), (position, start)) {
+                    return false;
+                }
                 self.sum_columns(simd, &shape, (height, rows), &cells, (position, factor));
-            }
-            if !finite {
-                continue;
             }
             // Functions of their own, so that unoptimised builds need no large stack.
             simd.vectorize(SumRows {
@@ -193,54 +191,71 @@ impl<T: Element> Band<T> {
                 windows: padded / width.stride,
                 columns: columns.len(),
             });
-            if self.all_hold || !sampled {
+            if factor != Factor::Activation
+                || self.all_hold
+                || !self.doubt(rows.len(), columns.len())
+            {
                 return true;
             }
         }
-        false
     }
 
-    /// Fills `cells` from `start` on; false if the shift is not finite, or, but for [`Factor::Activation`], a cell.
+    /// Has the largest activation of all sought for planes whose windows do not hold; false if it was for all of them.
+    ///
+    /// For no others, so that what a plane gives depends on itself alone.
+    #[cold]
+    fn doubt(&mut self, rows: usize, columns: usize) -> bool {
+        let mut any = false;
+        for position in 0..self.exact.len() {
+            let holds = (position * rows..(position + 1) * rows)
+                .map(|row| row * self.pitch..row * self.pitch + columns)
+                .all(|lanes| hold(&self.total[lanes.clone()], &self.output[lanes]));
+            any |= !holds && !self.exact[position];
+            self.exact[position] |= !holds;
+        }
+        any
+    }
+
+    /// Fills `cells` from `start` on; false if a cell is not finite, but for [`Factor::Activation`], whose sums tell.
     #[inline(always)]
     fn exponentiate<S: Simd>(
         &mut self,
         simd: S,
         plane: Plane<'_, T>,
         cells: &Cells,
-        (beta, factor, sampled): (f64, Factor, bool),
-        start: usize,
+        (beta, factor): (f64, Factor),
+        (position, start): (usize, usize),
     ) -> bool {
         let (rows, columns) = (&cells.rows, &cells.columns);
         let of_depth = rows.len() * columns.len();
         let sign = T::Compute::from_f64(1f64.copysign(beta));
         let scale = T::Compute::from_f64(beta * LOG2_E);
         let [es, exs] = &mut self.cells;
-        let mut shift = T::Compute::NEG_INFINITY;
+        let few = !self.exact[position];
         let middle = cells.depths.start + cells.depths.len() / 2;
-        let depths = match sampled {
+        let depths = match few {
             true => middle..middle + 1,
             false => cells.depths.clone(),
         };
+        let mut shift = T::Compute::NEG_INFINITY;
         for d in depths {
             let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
             let x = T::widen(cells_of_depth, &mut self.widened);
-            let largest = largest::<S, _>(simd, sample(x, sampled), sign);
+            let largest = largest::<S, _>(simd, sample(x, few), sign);
             if largest > shift {
                 shift = largest;
             }
-            if cells.depths.len() == 1 && all_finite(&[shift]) {
+            if cells.depths.len() == 1 {
                 return exponentiate(
                     simd,
                     (x, ahead(cells_of_depth)),
-                    (shift * sign, scale, factor),
+                    (finite_or_zero(shift) * sign, scale, factor),
                     &mut es[start..],
                     &mut exs[start..],
                 );
             }
         }
-        if !all_finite(&[shift]) {
-            return false;
-        }
+        let shift = finite_or_zero(shift) * sign;
         let mut finite = true;
         for (position, d) in cells.depths.clone().enumerate() {
             let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
@@ -249,7 +264,7 @@ impl<T: Element> Band<T> {
             finite &= exponentiate(
                 simd,
                 (x, ahead(cells_of_depth)),
-                (shift * sign, scale, factor),
+                (shift, scale, factor),
                 &mut es[start..],
                 &mut exs[start..],
             );
@@ -320,16 +335,13 @@ struct WeighColumns<'a, T: Element> {
     rows: Range<usize>,
     /// Of the plane in the band.
     position: usize,
-    /// Whether the shift is the largest of a [`sample`] alone.
-    sampled: bool,
 }
 
 impl<T: Element> WithSimd for WeighColumns<'_, T> {
-    /// Whether the shift is finite.
-    type Output = bool;
+    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> bool {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             band,
             plane,
@@ -339,17 +351,14 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
             height,
             rows,
             position,
-            sampled,
         } = self;
         let d = cells.depths.start;
         let gathered = plane.block(d, &cells.rows, &cells.columns, &mut band.gathered);
         let next = ahead(gathered);
         let x = T::widen(gathered, &mut band.widened);
         let sign = T::Compute::from_f64(1f64.copysign(beta));
-        let shift = largest::<S, _>(simd, sample(x, sampled), sign) * sign;
-        if !all_finite(&[shift]) {
-            return false;
-        }
+        let few = !band.exact[position];
+        let shift = finite_or_zero(largest::<S, _>(simd, sample(x, few), sign) * sign);
         let scale = T::Compute::from_f64(beta * LOG2_E);
         let vector = T::Compute::lanes::<S>();
         let (w, padded) = (shape.width, shape.padded);
@@ -423,7 +432,15 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
             clear_padding(&mut exs[out..], shape, count);
             o += count;
         }
-        true
+    }
+}
+
+/// A shift; any will do where an activation is infinite, as its windows do not hold.
+#[inline(always)]
+fn finite_or_zero<C: Real>(shift: C) -> C {
+    match all_finite(&[shift]) {
+        true => shift,
+        false => C::default(),
     }
 }
 

@@ -102,9 +102,9 @@ impl<T: Element> Forward<'_, T> {
         let of = (input, self.geometry);
         let how = (self.weighting.beta, Factor::Activation);
         let in_input = planes.start - first..planes.end - first;
-        let done = band.pool(simd, of, how, &in_input, windows);
+        band.pool(simd, of, how, &in_input, windows);
         let height = self.geometry.axes[1].output;
-        if done && band.all_hold && *columns == self.tile.columns && band.pitch == columns.len() {
+        if band.all_hold && *columns == self.tile.columns && band.pitch == columns.len() {
             // The rows of a plane lie side by side in the tile as in the band.
             let cells = rows.len() * band.pitch;
             for (means, plane) in band.output.chunks_exact(cells).zip(planes.clone()) {
@@ -118,7 +118,7 @@ impl<T: Element> Forward<'_, T> {
                 let band = &self.scratch.band;
                 let lanes = (p * rows.len() + r) * band.pitch;
                 let lanes = lanes..lanes + columns.len();
-                if done && band.sums_hold(lanes.clone()) {
+                if band.sums_hold(lanes.clone()) {
                     let at = start(self.tile, plane, d * height + h, columns);
                     T::narrow(
                         &band.output[lanes],

@@ -106,7 +106,7 @@ impl<'a, T: Copy + Default> View<'a, T> {
     }
 }
 
-/// Every so-manieth cell.
+/// Every `step`th cell.
 #[inline(always)]
 fn take<T: Copy>(cells: &[T], step: usize, taken: &mut [T]) {
     let cells = &cells[..(taken.len() - 1) * step + 1];

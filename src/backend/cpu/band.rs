@@ -161,9 +161,14 @@ impl<T: Element> Band<T> {
         self.exact.clear();
         self.exact
             .resize(planes.len(), factor != Factor::Activation);
-        loop {
+        for first in [true, false] {
+            if first && factor != Factor::Activation {
+                continue;
+            }
+            let mut finite = true;
             for (position, plane) in planes.clone().enumerate() {
                 let plane = input.plane(plane);
+                let few = first || !self.exact[position];
                 if direct {
                     simd.vectorize(WeighColumns {
                         band: &mut *self,
@@ -174,14 +179,25 @@ impl<T: Element> Band<T> {
                         height: *height,
                         rows: rows.clone(),
                         position,
+                        few,
                     });
                     continue;
                 }
                 let start = position * of_plane;
-                if !self.exponentiate(simd, plane, &cells, (beta, factor), (position, start)) {
-                    return false;
-                }
+                finite &= match factor {
+                    Factor::Activation => simd.vectorize(Exponentiate {
+                        band: &mut *self,
+                        plane,
+                        cells: &cells,
+                        how: (beta, few),
+                        start,
+                    }),
+                    _ => self.exponentiate(simd, plane, &cells, (beta, factor, few), start),
+                };
                 self.sum_columns(simd, &shape, (height, rows), &cells, (position, factor));
+            }
+            if !finite {
+                continue;
             }
             // Functions of their own, so that unoptimised builds need no large stack.
             simd.vectorize(SumRows {
@@ -191,47 +207,41 @@ impl<T: Element> Band<T> {
                 windows: padded / width.stride,
                 columns: columns.len(),
             });
-            if factor != Factor::Activation
-                || self.all_hold
-                || !self.doubt(rows.len(), columns.len())
-            {
+            if self.all_hold || !first {
                 return true;
             }
+            self.doubt(rows.len(), columns.len());
         }
+        false
     }
 
-    /// Has the largest activation of all sought for planes whose windows do not hold; false if it was for all of them.
-    ///
-    /// For no others, so that what a plane gives depends on itself alone.
+    /// Has the largest activation of all sought for planes whose windows do not hold; for no others, so that what a
+    /// plane gives depends on itself alone.
     #[cold]
-    fn doubt(&mut self, rows: usize, columns: usize) -> bool {
-        let mut any = false;
-        for position in 0..self.exact.len() {
-            let holds = (position * rows..(position + 1) * rows)
+    fn doubt(&mut self, rows: usize, columns: usize) {
+        for (position, exact) in self.exact.iter_mut().enumerate() {
+            *exact = !(position * rows..(position + 1) * rows)
                 .map(|row| row * self.pitch..row * self.pitch + columns)
                 .all(|lanes| hold(&self.total[lanes.clone()], &self.output[lanes]));
-            any |= !holds && !self.exact[position];
-            self.exact[position] |= !holds;
         }
-        any
     }
 
-    /// Fills `cells` from `start` on; false if a cell is not finite, but for [`Factor::Activation`], whose sums tell.
+    /// Fills `cells` from `start` on, shifted by the largest activation, of a [`sample`] if a `few` will do; false if a
+    /// cell is not finite, but for [`Factor::Activation`], whose sums tell.
     #[inline(always)]
     fn exponentiate<S: Simd>(
         &mut self,
         simd: S,
         plane: Plane<'_, T>,
         cells: &Cells,
-        (beta, factor): (f64, Factor),
-        (position, start): (usize, usize),
+        (beta, factor, few): (f64, Factor, bool),
+        start: usize,
     ) -> bool {
         let (rows, columns) = (&cells.rows, &cells.columns);
         let of_depth = rows.len() * columns.len();
         let sign = T::Compute::from_f64(1f64.copysign(beta));
         let scale = T::Compute::from_f64(beta * LOG2_E);
         let [es, exs] = &mut self.cells;
-        let few = !self.exact[position];
         let middle = cells.depths.start + cells.depths.len() / 2;
         let depths = match few {
             true => middle..middle + 1,
@@ -245,15 +255,18 @@ impl<T: Element> Band<T> {
             if largest > shift {
                 shift = largest;
             }
-            if cells.depths.len() == 1 {
+            if cells.depths.len() == 1 && all_finite(&[shift]) {
                 return exponentiate(
                     simd,
                     (x, ahead(cells_of_depth)),
-                    (finite_or_zero(shift) * sign, scale, factor),
+                    (shift * sign, scale, factor),
                     &mut es[start..],
                     &mut exs[start..],
                 );
             }
+        }
+        if !all_finite(&[shift]) && factor != Factor::Activation {
+            return false;
         }
         let shift = finite_or_zero(shift) * sign;
         let mut finite = true;
@@ -323,6 +336,26 @@ fn clear<C: Copy + Default>(cells: &mut [C]) {
     }
 }
 
+/// [`Band::exponentiate`] by [`Factor::Activation`].
+struct Exponentiate<'a, T: Element> {
+    band: &'a mut Band<T>,
+    plane: Plane<'a, T>,
+    cells: &'a Cells,
+    how: (f64, bool),
+    start: usize,
+}
+
+impl<T: Element> WithSimd for Exponentiate<'_, T> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        let how = (self.how.0, Factor::Activation, self.how.1);
+        self.band
+            .exponentiate(simd, self.plane, self.cells, how, self.start)
+    }
+}
+
 /// [`Band::exponentiate`] and [`Band::sum_columns`] at once, where [`Rows::cover`]; no weights are kept but shared ones.
 struct WeighColumns<'a, T: Element> {
     band: &'a mut Band<T>,
@@ -335,6 +368,8 @@ struct WeighColumns<'a, T: Element> {
     rows: Range<usize>,
     /// Of the plane in the band.
     position: usize,
+    /// Whether the largest of a few activations will do for a shift.
+    few: bool,
 }
 
 impl<T: Element> WithSimd for WeighColumns<'_, T> {
@@ -351,13 +386,13 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
             height,
             rows,
             position,
+            few,
         } = self;
         let d = cells.depths.start;
         let gathered = plane.block(d, &cells.rows, &cells.columns, &mut band.gathered);
         let next = ahead(gathered);
         let x = T::widen(gathered, &mut band.widened);
         let sign = T::Compute::from_f64(1f64.copysign(beta));
-        let few = !band.exact[position];
         let shift = finite_or_zero(largest::<S, _>(simd, sample(x, few), sign) * sign);
         let scale = T::Compute::from_f64(beta * LOG2_E);
         let vector = T::Compute::lanes::<S>();

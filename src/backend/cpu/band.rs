@@ -533,15 +533,27 @@ impl<T: Element> WithSimd for SumRows<'_, T> {
         band.columns[0][windows * stride..whole * stride].fill(T::Compute::from_f64(1.0));
         band.columns[1][windows * stride..whole * stride].fill(T::Compute::default());
         let totals = &mut band.total[..whole];
-        let [phases, other_phases] = &mut band.phases;
-        let cells = lanes_of(&band.columns[0], lanes, whole, phases);
-        if factor == Factor::None {
-            sum::<S, _>(simd, cells, &band.taps, totals);
-            return;
-        }
-        let other_cells = lanes_of(&band.columns[1], lanes, whole, other_phases);
         let outputs = &mut band.output[..whole];
-        let all = means::<S, _>(simd, [cells, other_cells], &band.taps, [totals, outputs]);
+        let [es, exs] = &band.columns;
+        let in_pairs = match (factor, lanes.window()) {
+            (Factor::None, _) => None,
+            (_, (2, 2)) => means_of_pairs::<S, _, 2>(simd, [es, exs], [totals, outputs]),
+            (_, (3, 2)) => means_of_pairs::<S, _, 3>(simd, [es, exs], [totals, outputs]),
+            _ => None,
+        };
+        let [phases, other_phases] = &mut band.phases;
+        let all = match in_pairs {
+            Some(all) => all,
+            None => {
+                let cells = lanes_of(es, lanes, whole, phases);
+                if factor == Factor::None {
+                    sum::<S, _>(simd, cells, &band.taps, totals);
+                    return;
+                }
+                let other_cells = lanes_of(exs, lanes, whole, other_phases);
+                means::<S, _>(simd, [cells, other_cells], &band.taps, [totals, outputs])
+            }
+        };
         band.all_hold = all;
         if !all {
             // Lanes between and beyond the windows may not hold where all windows do.
@@ -583,6 +595,52 @@ fn means<S: Simd, C: Real>(
     }
 }
 
+/// [`means`] of two or three columns, two from window to window, where the instruction set tells [`Real::halves`].
+#[inline(always)]
+fn means_of_pairs<S: Simd, C: Real, const KERNEL: usize>(
+    simd: S,
+    columns: [&[C]; 2],
+    [totals, means]: [&mut [C]; 2],
+) -> Option<bool> {
+    let mut held = Held::<S, C>::new(simd);
+    let windows = C::vectors_mut::<S>(totals)
+        .iter_mut()
+        .zip(C::vectors_mut::<S>(means));
+    for (i, (total, mean)) in windows.enumerate() {
+        let at = 2 * i * C::lanes::<S>();
+        *total = sum_of_pairs::<S, C, KERNEL>(simd, columns[0], at)?;
+        let sum = sum_of_pairs::<S, C, KERNEL>(simd, columns[1], at)?;
+        *mean = C::ratio(simd, sum, *total);
+        held.see(simd, *total, *mean);
+    }
+    Some(held.all(simd))
+}
+
+/// The sums of a vector of windows whose first column is this one.
+#[inline(always)]
+fn sum_of_pairs<S: Simd, C: Real, const KERNEL: usize>(
+    simd: S,
+    columns: &[C],
+    first: usize,
+) -> Option<C::V<S>> {
+    let [even, odd] = C::halves(simd, pair::<S, C>(columns, first))?;
+    let sum = C::vadd(simd, even, odd);
+    if KERNEL == 2 {
+        return Some(sum);
+    }
+    let [next, _] = C::halves(simd, pair::<S, C>(columns, first + 2))?;
+    Some(C::vadd(simd, sum, next))
+}
+
+/// Two vectors that follow each other.
+#[inline(always)]
+fn pair<S: Simd, C: Real>(cells: &[C], start: usize) -> [C::V<S>; 2] {
+    [
+        load::<S, C>(cells, start),
+        load::<S, C>(cells, start + C::lanes::<S>()),
+    ]
+}
+
 /// [`means`] of so many taps at once.
 #[inline(always)]
 fn means_of<S: Simd, C: Real, const N: usize>(
@@ -604,7 +662,7 @@ fn means_of<S: Simd, C: Real, const N: usize>(
             ex = C::vadd(simd, ex, load::<S, C>(exs, tap + at));
         }
         *total = e;
-        *mean = C::vdiv(simd, ex, e);
+        *mean = C::ratio(simd, ex, e);
         held.see(simd, *total, *mean);
     }
     held.all(simd)
@@ -618,7 +676,7 @@ fn divide<S: Simd, C: Real>(simd: S, totals: &[C], sums: &mut [C]) -> bool {
         .iter_mut()
         .zip(C::vectors::<S>(totals));
     for (sum, total) in windows {
-        *sum = C::vdiv(simd, *sum, *total);
+        *sum = C::ratio(simd, *sum, *total);
         held.see(simd, *total, *sum);
     }
     held.all(simd)

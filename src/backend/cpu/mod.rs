@@ -10,6 +10,7 @@ mod forward;
 mod lanes;
 mod passed;
 mod simd;
+mod special;
 mod sums;
 mod tiles;
 mod view;

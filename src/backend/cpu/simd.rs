@@ -1,5 +1,6 @@
 //! Vectors of the compute dtypes, f32 and f64, and their base-two exponential.
 
+use super::special;
 use pulp::bytemuck::{cast, cast_slice_mut};
 use pulp::Simd;
 
@@ -46,6 +47,19 @@ pub trait Real:
     fn vmul<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
     /// `a / b`
     fn vdiv<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
+    /// `a / b`, to two units in the last place where that is faster, for a `b` whose reciprocal is a normal number.
+    fn ratio<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>) -> Self::V<S>;
+    /// `2^(scale·x + offset)`, where the instruction set scales by powers of two; the exponent is rounded once.
+    ///
+    /// 0 far below, infinite far above.
+    fn exp2_at<S: Simd>(
+        simd: S,
+        x: Self::V<S>,
+        scale: Self::V<S>,
+        offset: Self::V<S>,
+    ) -> Option<Self::V<S>>;
+    /// The even lanes of two vectors that follow each other, and the odd ones, where there are instructions for that.
+    fn halves<S: Simd>(simd: S, ab: [Self::V<S>; 2]) -> Option<[Self::V<S>; 2]>;
     /// `a·b + c`, fused where that is fast
     fn mul_add<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>, c: Self::V<S>) -> Self::V<S>;
     /// The larger; either where one is NaN.
@@ -153,8 +167,26 @@ fn scaled_f64<S: Simd>(simd: S, f: S::f64s, power: S::f64s) -> S::f64s {
     simd.mul_f64s(p, cast(power))
 }
 
+/// [`Real::ratio`]
+#[inline(always)]
+fn ratio_f64<S: Simd>(simd: S, a: S::f64s, b: S::f64s) -> S::f64s {
+    simd.div_f64s(a, b)
+}
+
+/// [`Real::exp2_at`]
+#[inline(always)]
+fn no_exp2_at<S: Simd, V>(_simd: S, _x: V, _scale: V, _offset: V) -> Option<V> {
+    None
+}
+
+/// [`Real::halves`]
+#[inline(always)]
+fn no_halves<S: Simd, V>(_simd: S, _ab: [V; 2]) -> Option<[V; 2]> {
+    None
+}
+
 macro_rules! real {
-    ($t:ident, $v:ident, $lanes:ident, $smallest_beta:expr, $zero:expr, $round:expr, $scaled:ident,
+    ($t:ident, $v:ident, $lanes:ident, $smallest_beta:expr, $zero:expr, $round:expr, $scaled:ident, $ratio:path, $exp2_at:path, $halves:path,
      $as_simd:ident, $as_mut_simd:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $mul_add:ident,
      $max:ident, $min:ident, $less:ident, $select:ident, $equal:ident, $sum:ident, $largest:ident) => {
         impl Real for $t {
@@ -197,6 +229,18 @@ macro_rules! real {
             #[inline(always)]
             fn vdiv<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
                 simd.$div(a, b)
+            }
+            #[inline(always)]
+            fn ratio<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
+                $ratio(simd, a, b)
+            }
+            #[inline(always)]
+            fn exp2_at<S: Simd>(simd: S, x: S::$v, scale: S::$v, offset: S::$v) -> Option<S::$v> {
+                $exp2_at(simd, x, scale, offset)
+            }
+            #[inline(always)]
+            fn halves<S: Simd>(simd: S, ab: [S::$v; 2]) -> Option<[S::$v; 2]> {
+                $halves(simd, ab)
             }
             #[inline(always)]
             fn mul_add<S: Simd>(simd: S, a: S::$v, b: S::$v, c: S::$v) -> S::$v {
@@ -251,6 +295,9 @@ real!(
     -127.0,
     12_582_912.0,
     scaled_f32,
+    special::ratio,
+    special::exp2_at,
+    special::halves,
     as_simd_f32s,
     as_mut_simd_f32s,
     splat_f32s,
@@ -276,6 +323,9 @@ real!(
     -1023.0,
     6_755_399_441_055_744.0,
     scaled_f64,
+    ratio_f64,
+    no_exp2_at,
+    no_halves,
     as_simd_f64s,
     as_mut_simd_f64s,
     splat_f64s,

@@ -81,7 +81,7 @@ pub fn exponentiate<S: Simd, C: Real>(
     es: &mut [C],
     efs: &mut [C],
 ) -> bool {
-    let by = (C::splat(simd, shift), C::splat(simd, scale), factor);
+    let by = By::new(simd, shift, scale, factor);
     let zero = C::splat(simd, C::default());
     // Turns into NaN with the first cell that is not finite.
     let mut nothing = zero;
@@ -211,11 +211,7 @@ impl<C: Real> Columns<'_, C> {
         [es, exs]: [&mut [C]; 2],
         [carried_es, carried_exs]: [&mut [C]; 2],
     ) {
-        let by = (
-            C::splat(simd, self.shift),
-            C::splat(simd, self.scale),
-            Factor::Activation,
-        );
+        let by = By::new(simd, self.shift, self.scale, Factor::Activation);
         let zero = C::splat(simd, C::default());
         for row in 0..count {
             let from = row * self.steps.0;
@@ -257,7 +253,7 @@ impl<C: Real> Columns<'_, C> {
         simd: S,
         (e, ex): (C::V<S>, C::V<S>),
         cell: usize,
-        by: (C::V<S>, C::V<S>, Factor),
+        by: By<C::V<S>>,
     ) -> (C::V<S>, C::V<S>) {
         let (weight, product) = self.weigh(simd, cell, by);
         (C::vadd(simd, e, weight), C::vadd(simd, ex, product))
@@ -265,31 +261,47 @@ impl<C: Real> Columns<'_, C> {
 
     /// The weights of the vector of activations that begins at a cell, and their products.
     #[inline(always)]
-    fn weigh<S: Simd>(
-        &self,
-        simd: S,
-        cell: usize,
-        by: (C::V<S>, C::V<S>, Factor),
-    ) -> (C::V<S>, C::V<S>) {
+    fn weigh<S: Simd>(&self, simd: S, cell: usize, by: By<C::V<S>>) -> (C::V<S>, C::V<S>) {
         let (next, size) = self.next;
         prefetch(next.wrapping_add(cell * size));
         weigh::<S, C>(simd, load::<S, C>(self.x, cell), by)
     }
 }
 
-/// `e = 2^(scale·(x − shift))` and `e` times `factor`.
+/// How activations are weighed: `e = 2^(scale·(x − shift))`.
+#[derive(Clone, Copy)]
+struct By<V> {
+    shift: V,
+    scale: V,
+    /// `−scale·shift`; what is rounded away of it changes all weights alike.
+    offset: V,
+    factor: Factor,
+}
+
+impl<V> By<V> {
+    #[inline(always)]
+    fn new<S: Simd, C: Real<V<S> = V>>(simd: S, shift: C, scale: C, factor: Factor) -> Self {
+        Self {
+            shift: C::splat(simd, shift),
+            scale: C::splat(simd, scale),
+            offset: C::splat(simd, C::default() - scale * shift),
+            factor,
+        }
+    }
+}
+
+/// `e` and `e` times the factor.
 #[inline(always)]
-fn weigh<S: Simd, C: Real>(
-    simd: S,
-    x: C::V<S>,
-    (shift, scale, factor): (C::V<S>, C::V<S>, Factor),
-) -> (C::V<S>, C::V<S>) {
-    let above = C::vsub(simd, x, shift);
-    if factor == Factor::Activation {
-        let e = C::exp2_of(simd, above, scale);
+fn weigh<S: Simd, C: Real>(simd: S, x: C::V<S>, by: By<C::V<S>>) -> (C::V<S>, C::V<S>) {
+    let above = C::vsub(simd, x, by.shift);
+    if by.factor == Factor::Activation {
+        let e = match C::exp2_at(simd, x, by.scale, by.offset) {
+            Some(e) => e,
+            None => C::exp2_of(simd, above, by.scale),
+        };
         return (e, C::vmul(simd, e, x));
     }
-    let t = C::vmul(simd, scale, above);
+    let t = C::vmul(simd, by.scale, above);
     let t = C::max(simd, C::splat(simd, C::EXP2_ZERO), t);
     let e = C::exp2(simd, t);
     (e, C::vmul(simd, e, t))

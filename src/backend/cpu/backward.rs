@@ -142,7 +142,7 @@ impl<T: Element> Backward<'_, T> {
                     }
                 }
             }
-            self.store(&lanes, &group, (pitch, segment), columns.start);
+            self.store(simd, &lanes, &group, (pitch, segment), columns.start);
         }
         true
     }
@@ -183,14 +183,14 @@ impl<T: Element> Backward<'_, T> {
             ..
         } = &mut *self.scratch;
         let lanes = Lanes::new(self.geometry.axes[2]);
-        block.load::<S>(self.input, self.geometry, windows, temperature.sign);
+        block.load(simd, self.input, self.geometry, windows, temperature.sign);
         block.sum(simd, temperature);
         grow(share, block.lanes);
         share[..block.lanes].fill(Default::default());
         for (position, plane) in windows.planes.clone().enumerate() {
             let [d, h] = windows.row;
             let grad = self.grad.plane(plane);
-            let grad = T::widen(grad.cells(d, h, &windows.columns, gathered), widened);
+            let grad = T::widen(simd, grad.cells(d, h, &windows.columns, gathered), widened);
             let start = position * block.segment;
             let of_plane = start..start + grad.len();
             let totals = &block.total[of_plane.clone()];
@@ -225,8 +225,9 @@ impl<T: Element> Backward<'_, T> {
 
     /// Brings the phases together, with one rounding.
     #[inline(always)]
-    fn store(
+    fn store<S: Simd>(
         &mut self,
+        simd: S,
         lanes: &Lanes,
         group: &Range<usize>,
         (pitch, segment): (usize, usize),
@@ -246,7 +247,7 @@ impl<T: Element> Backward<'_, T> {
                     lanes.merge(sums, (window, phase), row);
                 }
                 let start = (plane * tile.rows.len() + r) * width;
-                T::narrow(&row[..width], &mut self.output[start..start + width]);
+                T::narrow(simd, &row[..width], &mut self.output[start..start + width]);
             }
         }
     }

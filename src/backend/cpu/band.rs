@@ -11,7 +11,7 @@ use super::lanes::Lanes;
 use super::simd::{all_finite, Real};
 use super::sums::{lanes_of, sum, taps, GROUP};
 use super::view::{Plane, View};
-use super::weigh::{ahead, exponentiate, largest, load, sample, Columns, Factor, Rows};
+use super::weigh::{exponentiate, largest, load, sample, Ahead, Columns, Factor, Rows};
 use crate::geometry::{Axis, Geometry};
 use pulp::{Simd, WithSimd};
 use std::f64::consts::LOG2_E;
@@ -250,7 +250,7 @@ impl<T: Element> Band<T> {
         let mut shift = T::Compute::NEG_INFINITY;
         for d in depths {
             let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
-            let x = T::widen(cells_of_depth, &mut self.widened);
+            let x = T::widen(simd, cells_of_depth, &mut self.widened);
             let largest = largest::<S, _>(simd, sample(x, few), sign);
             if largest > shift {
                 shift = largest;
@@ -258,7 +258,7 @@ impl<T: Element> Band<T> {
             if cells.depths.len() == 1 && all_finite(&[shift]) {
                 return exponentiate(
                     simd,
-                    (x, ahead(cells_of_depth)),
+                    (x, Ahead::of(cells_of_depth)),
                     (shift * sign, scale, factor),
                     &mut es[start..],
                     &mut exs[start..],
@@ -272,11 +272,11 @@ impl<T: Element> Band<T> {
         let mut finite = true;
         for (position, d) in cells.depths.clone().enumerate() {
             let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
-            let x = T::widen(cells_of_depth, &mut self.widened);
+            let x = T::widen(simd, cells_of_depth, &mut self.widened);
             let start = start + position * of_depth;
             finite &= exponentiate(
                 simd,
-                (x, ahead(cells_of_depth)),
+                (x, Ahead::of(cells_of_depth)),
                 (shift, scale, factor),
                 &mut es[start..],
                 &mut exs[start..],
@@ -390,8 +390,8 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
         } = self;
         let d = cells.depths.start;
         let gathered = plane.block(d, &cells.rows, &cells.columns, &mut band.gathered);
-        let next = ahead(gathered);
-        let x = T::widen(gathered, &mut band.widened);
+        let ahead = Ahead::of(gathered);
+        let x = T::widen(simd, gathered, &mut band.widened);
         let sign = T::Compute::from_f64(1f64.copysign(beta));
         let shift = finite_or_zero(largest::<S, _>(simd, sample(x, few), sign) * sign);
         let scale = T::Compute::from_f64(beta * LOG2_E);
@@ -448,10 +448,7 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
                     shift,
                     scale,
                     x,
-                    next: (
-                        next.wrapping_add((start + part.start) * size_of::<T>()),
-                        size_of::<T>(),
-                    ),
+                    ahead: ahead.skip(start + part.start),
                     steps: (step, padded),
                     width: part.len(),
                 };

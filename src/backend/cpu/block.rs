@@ -75,6 +75,7 @@ impl<T: Element> Block<T> {
     #[inline(always)]
     pub fn load<S: Simd>(
         &mut self,
+        simd: S,
         input: View<'_, T>,
         geometry: &Geometry,
         windows: &Windows,
@@ -95,7 +96,7 @@ impl<T: Element> Block<T> {
             let plane = input.plane(plane);
             for (row, &[d, h]) in self.rows.iter().enumerate() {
                 let cells = plane.cells(d, h, &columns, &mut self.gathered);
-                let cells = T::widen(cells, &mut self.widened);
+                let cells = T::widen(simd, cells, &mut self.widened);
                 for phase in 0..lanes.phases {
                     let start = (row * lanes.phases + phase) * self.pitch + position * self.segment;
                     let segment = &mut self.cells[start..start + self.segment];

@@ -1,9 +1,11 @@
 //! The dtypes that can be pooled, and those that they are computed in.
 
 use super::simd::Real;
+use super::special;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use pulp::Simd;
 
 /// A floating-point dtype: f16, bf16, f32 or f64.
 pub trait Element: WithDType + Default {
@@ -17,10 +19,14 @@ pub trait Element: WithDType + Default {
     fn round(v: f64) -> Self;
 
     /// The cells in the dtype of the arithmetic; `scratch` holds them where that is another.
-    fn widen<'a>(cells: &'a [Self], scratch: &'a mut Vec<Self::Compute>) -> &'a [Self::Compute];
+    fn widen<'a, S: Simd>(
+        simd: S,
+        cells: &'a [Self],
+        scratch: &'a mut Vec<Self::Compute>,
+    ) -> &'a [Self::Compute];
 
     /// One rounding to the dtype, of slices of one length.
-    fn narrow(values: &[Self::Compute], cells: &mut [Self]);
+    fn narrow<S: Simd>(simd: S, values: &[Self::Compute], cells: &mut [Self]);
 }
 
 macro_rules! computed_in_itself {
@@ -33,11 +39,15 @@ macro_rules! computed_in_itself {
                 v as $t
             }
             #[inline(always)]
-            fn widen<'a>(cells: &'a [Self], _scratch: &'a mut Vec<Self>) -> &'a [Self] {
+            fn widen<'a, S: Simd>(
+                _simd: S,
+                cells: &'a [Self],
+                _scratch: &'a mut Vec<Self>,
+            ) -> &'a [Self] {
                 cells
             }
             #[inline(always)]
-            fn narrow(values: &[Self], cells: &mut [Self]) {
+            fn narrow<S: Simd>(_simd: S, values: &[Self], cells: &mut [Self]) {
                 cells.copy_from_slice(values);
             }
         }
@@ -54,17 +64,21 @@ macro_rules! computed_in_f32 {
                 <$t>::from_f64(v)
             }
             #[inline(always)]
-            fn widen<'a>(cells: &'a [Self], scratch: &'a mut Vec<f32>) -> &'a [f32] {
+            fn widen<'a, S: Simd>(
+                simd: S,
+                cells: &'a [Self],
+                scratch: &'a mut Vec<f32>,
+            ) -> &'a [f32] {
                 if scratch.len() < cells.len() {
                     scratch.resize(cells.len(), 0.0);
                 }
                 let values = &mut scratch[..cells.len()];
-                $widen(cells, values);
+                $widen(simd, cells, values);
                 values
             }
             #[inline(always)]
-            fn narrow(values: &[f32], cells: &mut [Self]) {
-                $narrow(values, cells);
+            fn narrow<S: Simd>(simd: S, values: &[f32], cells: &mut [Self]) {
+                $narrow(simd, values, cells);
             }
         }
     };
@@ -72,15 +86,23 @@ macro_rules! computed_in_f32 {
 
 computed_in_itself!(f32);
 computed_in_itself!(f64);
-computed_in_f32!(
-    f16,
-    |cells: &[f16], values: &mut [f32]| cells.convert_to_f32_slice(values),
-    |values: &[f32], cells: &mut [f16]| cells.convert_from_f32_slice(values)
-);
+computed_in_f32!(f16, widen_f16, narrow_f16);
 computed_in_f32!(bf16, widen_bf16, narrow_bf16);
 
 #[inline(always)]
-fn widen_bf16(cells: &[bf16], values: &mut [f32]) {
+fn widen_f16<S: Simd>(simd: S, cells: &[f16], values: &mut [f32]) {
+    let done = special::widen_f16(simd, cells.reinterpret_cast(), values);
+    cells[done..].convert_to_f32_slice(&mut values[done..]);
+}
+
+#[inline(always)]
+fn narrow_f16<S: Simd>(simd: S, values: &[f32], cells: &mut [f16]) {
+    let done = special::narrow_f16(simd, values, cells.reinterpret_cast_mut());
+    cells[done..].convert_from_f32_slice(&values[done..]);
+}
+
+#[inline(always)]
+fn widen_bf16<S: Simd>(_simd: S, cells: &[bf16], values: &mut [f32]) {
     for (value, cell) in values.iter_mut().zip(cells) {
         *value = f32::from_bits(u32::from(cell.to_bits()) << 16);
     }
@@ -88,7 +110,7 @@ fn widen_bf16(cells: &[bf16], values: &mut [f32]) {
 
 /// Rounds to nearest, ties to even; written without branches, so that it is vectorised.
 #[inline(always)]
-fn narrow_bf16(values: &[f32], cells: &mut [bf16]) {
+fn narrow_bf16<S: Simd>(_simd: S, values: &[f32], cells: &mut [bf16]) {
     for (cell, value) in cells.iter_mut().zip(values) {
         let bits = value.to_bits();
         let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
@@ -109,7 +131,7 @@ mod tests {
             for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
                 let value = f32::from_bits(u32::from(high) << 16 | low);
                 let mut cell = [bf16::ZERO];
-                narrow_bf16(&[value], &mut cell);
+                narrow_bf16(pulp::Scalar::new(), &[value], &mut cell);
                 let expected = bf16::from_f32(value);
                 assert!(cell[0] == expected || cell[0].is_nan() && expected.is_nan());
             }

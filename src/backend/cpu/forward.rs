@@ -109,7 +109,7 @@ impl<T: Element> Forward<'_, T> {
             let cells = rows.len() * band.pitch;
             for (means, plane) in band.output.chunks_exact(cells).zip(planes.clone()) {
                 let at = start(self.tile, plane, d * height + rows.start, columns);
-                T::narrow(means, &mut self.output[at..at + cells]);
+                T::narrow(simd, means, &mut self.output[at..at + cells]);
             }
             return;
         }
@@ -121,6 +121,7 @@ impl<T: Element> Forward<'_, T> {
                 if band.sums_hold(lanes.clone()) {
                     let at = start(self.tile, plane, d * height + h, columns);
                     T::narrow(
+                        simd,
                         &band.output[lanes],
                         &mut self.output[at..at + columns.len()],
                     );
@@ -213,14 +214,14 @@ impl<T: Element> WithSimd for Row<'_, '_, T> {
                 columns: columns.clone(),
                 ..windows.clone()
             };
-            block.load::<S>(*input, geometry, &windows, temperature.sign);
+            block.load(simd, *input, geometry, &windows, temperature.sign);
             block.sum(simd, temperature);
             block.outputs(simd, temperature);
             for (segment, plane) in windows.planes.clone().enumerate() {
                 let at = start(tile, plane, d * geometry.axes[1].output + h, &columns);
                 let y = &block.mean[segment * block.segment..][..columns.len()];
                 let out = &mut output[at..at + columns.len()];
-                T::narrow(y, out);
+                T::narrow(simd, y, out);
                 if !all_finite(y) {
                     let at = [d, h, columns.start];
                     exceptions(input.plane(plane), geometry, *weighting, (at, y), out);

@@ -169,7 +169,7 @@ impl<T: Element> Passed<T> {
                 let dx = self.down_columns(simd, how.1, cell, right - left);
                 let (before, after) = (left - tile.columns.start, right - tile.columns.start);
                 out[..before].fill(T::default());
-                T::narrow(dx, &mut out[before..after]);
+                T::narrow(simd, dx, &mut out[before..after]);
                 out[after..].fill(T::default());
             }
         }
@@ -180,7 +180,7 @@ impl<T: Element> Passed<T> {
     #[inline(always)]
     fn share<S: Simd>(
         &mut self,
-        _simd: S,
+        simd: S,
         grad: View<'_, T>,
         factor: Factor,
         (lanes, planes): (&Lanes, &Range<usize>),
@@ -208,7 +208,7 @@ impl<T: Element> Passed<T> {
             for (r, h) in rows.clone().enumerate() {
                 let at = (p * rows.len() + r) * pitch;
                 let g = plane.cells(d, h, columns, &mut self.gathered);
-                let g = T::widen(g, &mut self.widened);
+                let g = T::widen(simd, g, &mut self.widened);
                 let totals = &self.band.total[at..at + n];
                 let row = &mut shares[lanes.extra + at..][..pitch];
                 row[n..].fill(T::Compute::default());

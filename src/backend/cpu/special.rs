@@ -40,6 +40,34 @@ pub fn ratio<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
     simd.div_f32s(a, b)
 }
 
+/// Widens the bits of f16 cells, and says how many.
+#[inline(always)]
+pub fn widen_f16<S: Simd>(simd: S, cells: &[u16], values: &mut [f32]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        x86::widen_f16(simd, cells, values).unwrap_or(0)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (simd, cells, values);
+        0
+    }
+}
+
+/// Rounds to the bits of f16 cells, and says how many.
+#[inline(always)]
+pub fn narrow_f16<S: Simd>(simd: S, values: &[f32], cells: &mut [u16]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        x86::narrow_f16(simd, values, cells).unwrap_or(0)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (simd, values, cells);
+        0
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use pulp::bytemuck::cast;
@@ -101,6 +129,29 @@ mod x86 {
             return Some([cast(even), cast(odd)]);
         }
         None
+    }
+
+    #[inline(always)]
+    pub fn widen_f16<S: Simd>(simd: S, cells: &[u16], values: &mut [f32]) -> Option<usize> {
+        let f = exactly::<_, V4>(simd)?.avx512f;
+        let cells = cells.as_chunks::<16>().0;
+        let values = values.as_chunks_mut::<16>().0;
+        for (value, cell) in values.iter_mut().zip(cells) {
+            *value = cast(f._mm512_cvtph_ps(cast(*cell)));
+        }
+        Some(cells.len() * 16)
+    }
+
+    #[inline(always)]
+    pub fn narrow_f16<S: Simd>(simd: S, values: &[f32], cells: &mut [u16]) -> Option<usize> {
+        const TO_NEAREST: i32 = 0b1000;
+        let f = exactly::<_, V4>(simd)?.avx512f;
+        let values = values.as_chunks::<16>().0;
+        let cells = cells.as_chunks_mut::<16>().0;
+        for (cell, value) in cells.iter_mut().zip(values) {
+            *cell = cast(f._mm512_cvtps_ph::<TO_NEAREST>(cast(*value)));
+        }
+        Some(values.len() * 16)
     }
 
     /// By Newton's method: AVX-512's division takes as long as sixteen other operations.

@@ -27,13 +27,13 @@ impl Factor {
     }
 }
 
-/// All activations of a band, or if `few` will do some out of its middle: their largest mostly lies near that of all.
+/// All activations of a band, or if `few` will do some out of its first half, which was read ahead: their largest mostly lies near that of all.
 #[inline(always)]
 pub fn sample<C>(x: &[C], few: bool) -> &[C] {
     if !few {
         return x;
     }
-    let start = x.len().saturating_sub(SAMPLE) / 2;
+    let start = x.len().saturating_sub(SAMPLE) / 4;
     &x[start..x.len().min(start + SAMPLE)]
 }
 
@@ -76,7 +76,7 @@ pub fn largest<S: Simd, C: Real>(simd: S, x: &[C], sign: C) -> C {
 #[inline(always)]
 pub fn exponentiate<S: Simd, C: Real>(
     simd: S,
-    (x, next): (&[C], *const u8),
+    (x, ahead): (&[C], Ahead),
     (shift, scale, factor): (C, C, Factor),
     es: &mut [C],
     efs: &mut [C],
@@ -101,7 +101,7 @@ pub fn exponentiate<S: Simd, C: Real>(
         .iter_mut()
         .zip(C::vectors_mut::<S>(efs));
     for (i, ((e, ef), x)) in sums.zip(C::vectors::<S>(x)).enumerate() {
-        prefetch(next.wrapping_add(i * size_of::<C::V<S>>()));
+        ahead.read(i * C::lanes::<S>());
         let (weight, product) = weigh::<S, C>(simd, *x, by);
         *e = weight;
         if factor != Factor::None {
@@ -180,9 +180,8 @@ impl Rows {
 pub struct Columns<'a, C> {
     pub shift: C,
     pub scale: C,
-    /// The activations; the next band's lie at `next`, of so many bytes each.
     pub x: &'a [C],
-    pub next: (*const u8, usize),
+    pub ahead: Ahead,
     /// From a row of windows to the next: cells of `x`, and of the sums.
     pub steps: (usize, usize),
     /// Cells of a row of sums, whole vectors.
@@ -262,8 +261,7 @@ impl<C: Real> Columns<'_, C> {
     /// The weights of the vector of activations that begins at a cell, and their products.
     #[inline(always)]
     fn weigh<S: Simd>(&self, simd: S, cell: usize, by: By<C::V<S>>) -> (C::V<S>, C::V<S>) {
-        let (next, size) = self.next;
-        prefetch(next.wrapping_add(cell * size));
+        self.ahead.read(cell);
         weigh::<S, C>(simd, load::<S, C>(self.x, cell), by)
     }
 }
@@ -307,22 +305,47 @@ fn weigh<S: Simd, C: Real>(simd: S, x: C::V<S>, by: By<C::V<S>>) -> (C::V<S>, C:
     (e, C::vmul(simd, e, t))
 }
 
-/// Where the band after these cells begins, if all lie side by side.
-pub fn ahead<T>(cells: &[T]) -> *const u8 {
-    cells.as_ptr_range().end.cast()
+/// Cells of a band, where they lie in the input: while one is weighed, another is read that comes later.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    cells: *const u8,
+    size: usize,
 }
 
-/// Has the line at this address read while there is other work; any address will do.
-#[inline(always)]
-fn prefetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing that the program sees and never faults.
-    unsafe {
-        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+/// Bytes from the one to the other: half a nearest cache, so that what is in use stays.
+const DISTANCE: usize = 4096;
+
+impl Ahead {
+    #[inline(always)]
+    pub fn of<T>(cells: &[T]) -> Self {
+        Self {
+            cells: cells.as_ptr().cast(),
+            size: size_of::<T>(),
+        }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
+
+    /// Those without so many of the first.
+    #[inline(always)]
+    pub fn skip(self, cells: usize) -> Self {
+        Self {
+            cells: self.cells.wrapping_add(cells * self.size),
+            ..self
+        }
+    }
+
+    /// Has the line ahead of this cell read while there is other work.
+    #[inline(always)]
+    fn read(self, cell: usize) {
+        let address = self.skip(cell).cells.wrapping_add(DISTANCE);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads nothing that the program sees and never faults.
+        unsafe {
+            use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+            _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
+    }
 }
 
 /// The vector that begins at a cell.

@@ -43,8 +43,11 @@ pub struct Band<T: Element> {
     exact: Vec<bool>,
     /// Where the cells of a sum lie.
     taps: Vec<usize>,
-    /// Lanes from a row of windows to the next.
+    /// Lanes from a row to the next.
     pub pitch: usize,
+    /// Rows of a plane, and from a row of windows to the next: the rows between hold no windows.
+    height: usize,
+    step: usize,
 }
 
 /// Where the activations of a band lie.
@@ -125,20 +128,28 @@ impl<T: Element> Band<T> {
         let [_, height, width] = &geometry.axes;
         let lanes = Lanes::new(*width);
         let cells = Cells::of(geometry, factor, (d, rows, columns));
-        let direct = cells.direct;
+        let Cells { direct, flat, .. } = cells;
         let first = columns.start * width.stride;
         let left = width.padding.saturating_sub(first);
         let needed = (columns.len() - 1) * width.stride + width.kernel;
         let shape = Shape {
             height: cells.rows.len(),
             width: cells.columns.len(),
-            rows: rows.len(),
+            rows: match flat {
+                true => cells.rows.len(),
+                false => rows.len(),
+            },
             left,
             padded: (left + cells.columns.len())
                 .max(needed)
                 .next_multiple_of(width.stride),
         };
         self.pitch = shape.padded / width.stride;
+        self.height = shape.rows;
+        self.step = match flat {
+            true => height.stride,
+            false => 1,
+        };
         self.area = Area {
             rows: cells.rows.clone(),
             columns: cells.columns.clone(),
@@ -151,9 +162,10 @@ impl<T: Element> Band<T> {
             sums.grow(padded + slack);
         }
         let of_plane = cells.depths.len() * shape.height * shape.width;
-        let kept = match direct {
-            true => shape.width,
-            false => planes.len() * of_plane,
+        let kept = match (direct, flat) {
+            (true, _) => shape.width,
+            (_, true) => planes.len() * of_plane + height.kernel * shape.width,
+            _ => planes.len() * of_plane,
         };
         for sums in &mut self.cells {
             sums.grow(kept + slack);
@@ -166,7 +178,22 @@ impl<T: Element> Band<T> {
                 continue;
             }
             let mut finite = true;
-            for (position, plane) in planes.clone().enumerate() {
+            if flat {
+                simd.vectorize(Flat {
+                    band: &mut *self,
+                    input,
+                    planes: planes.clone(),
+                    cells: &cells,
+                    height,
+                    beta,
+                    first,
+                });
+            }
+            let others = match flat {
+                true => 0..0,
+                false => planes.clone(),
+            };
+            for (position, plane) in others.enumerate() {
                 let plane = input.plane(plane);
                 let few = first || !self.exact[position];
                 if direct {
@@ -205,7 +232,7 @@ impl<T: Element> Band<T> {
                 lanes: &lanes,
                 factor,
                 windows: padded / width.stride,
-                columns: columns.len(),
+                used: [planes.len(), rows.len(), columns.len()],
             });
             if self.all_hold || !first {
                 return true;
@@ -219,11 +246,24 @@ impl<T: Element> Band<T> {
     /// plane gives depends on itself alone.
     #[cold]
     fn doubt(&mut self, rows: usize, columns: usize) {
-        for (position, exact) in self.exact.iter_mut().enumerate() {
-            *exact = !(position * rows..(position + 1) * rows)
-                .map(|row| row * self.pitch..row * self.pitch + columns)
+        for plane in 0..self.exact.len() {
+            self.exact[plane] = !(0..rows)
+                .map(|row| self.lanes(plane, row, columns))
                 .all(|lanes| hold(&self.total[lanes.clone()], &self.output[lanes]));
         }
+    }
+
+    /// Those of a row of windows, by its plane in the band.
+    #[inline(always)]
+    pub fn lanes(&self, plane: usize, row: usize, columns: usize) -> Range<usize> {
+        let start = (plane * self.height + row * self.step) * self.pitch;
+        start..start + columns
+    }
+
+    /// Whether the windows of so many columns lie side by side, row after row.
+    #[inline(always)]
+    pub fn is_dense(&self, columns: usize) -> bool {
+        self.pitch == columns && self.step == 1
     }
 
     /// Fills `cells` from `start` on, shifted by the largest activation, of a [`sample`] if a `few` will do; false if a
@@ -353,6 +393,54 @@ impl<T: Element> WithSimd for Exponentiate<'_, T> {
         let how = (self.how.0, Factor::Activation, self.how.1);
         self.band
             .exponentiate(simd, self.plane, self.cells, how, self.start)
+    }
+}
+
+/// [`Band::exponentiate`] of whole planes and the sums down their columns, from every row on and as if each plane were
+/// a single row: rows that are shorter than a vector cost more one by one.
+struct Flat<'a, 'b, T: Element> {
+    band: &'a mut Band<T>,
+    input: View<'b, T>,
+    planes: Range<usize>,
+    cells: &'a Cells,
+    height: &'a Axis,
+    beta: f64,
+    /// Whether no shift has been tried yet.
+    first: bool,
+}
+
+impl<T: Element> WithSimd for Flat<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { band, cells, .. } = self;
+        let width = cells.columns.len();
+        let of_plane = cells.rows.len() * width;
+        let how = (self.beta, Factor::Activation);
+        for (position, plane) in self.planes.clone().enumerate() {
+            let few = self.first || !band.exact[position];
+            let how = (how.0, how.1, few);
+            band.exponentiate(
+                simd,
+                self.input.plane(plane),
+                cells,
+                how,
+                position * of_plane,
+            );
+        }
+        // Windows that reach beyond the last plane are not wanted, but hold.
+        let len = self.planes.len() * of_plane;
+        let beyond = len..len + (self.height.kernel - 1) * width;
+        band.cells[0][beyond.clone()].fill(T::Compute::from_f64(1.0));
+        band.cells[1][beyond].fill(T::Compute::default());
+        band.taps.clear();
+        band.taps
+            .extend((0..self.height.kernel).map(|row| row * width));
+        let whole = len.next_multiple_of(T::Compute::lanes::<S>());
+        for (sums, cells) in band.columns.iter_mut().zip(&band.cells) {
+            sum::<S, _>(simd, cells, &band.taps, &mut sums[..whole]);
+        }
     }
 }
 
@@ -505,8 +593,8 @@ struct SumRows<'a, T: Element> {
     factor: Factor,
     /// Of all rows, those between them included.
     windows: usize,
-    /// Windows of a row.
-    columns: usize,
+    /// Planes, rows and columns of the windows that are wanted.
+    used: [usize; 3],
 }
 
 impl<T: Element> WithSimd for SumRows<'_, T> {
@@ -519,7 +607,7 @@ impl<T: Element> WithSimd for SumRows<'_, T> {
             lanes,
             factor,
             windows,
-            columns,
+            used: [planes, rows, columns],
         } = self;
         let whole = windows.next_multiple_of(GROUP);
         band.total.grow(whole);
@@ -555,8 +643,8 @@ impl<T: Element> WithSimd for SumRows<'_, T> {
         if !all {
             // Lanes between and beyond the windows may not hold where all windows do.
             band.all_hold = true;
-            for row in (0..windows).step_by(band.pitch) {
-                let lanes = row..row + columns;
+            for (plane, row) in (0..planes).flat_map(|p| (0..rows).map(move |row| (p, row))) {
+                let lanes = band.lanes(plane, row, columns);
                 band.all_hold &= hold(&band.total[lanes.clone()], &band.output[lanes]);
             }
         }
@@ -722,7 +810,12 @@ pub struct Cells {
     pub columns: Range<usize>,
     /// Whether [`WeighColumns`] serves.
     direct: bool,
+    /// Whether [`Flat`] serves.
+    flat: bool,
 }
+
+/// Rows up to this many cells are not worth a vector of their own.
+const SHORT: usize = 8;
 
 impl Cells {
     /// Those of the windows at depth `d`, in `rows` and `columns`.
@@ -738,7 +831,19 @@ impl Cells {
             rows: height.window(rows.start).start..height.window(rows.end - 1).end,
             columns: Lanes::new(*width).columns(columns),
             direct: false,
+            flat: false,
         };
+        cells.flat = factor == Factor::Activation
+            && cells.depths.len() == 1
+            && width.input <= SHORT
+            && width.input.is_multiple_of(width.stride)
+            && height.padding + width.padding == 0
+            && (rows.len(), columns.len()) == (height.output, width.output);
+        if cells.flat {
+            cells.rows = 0..height.input;
+            cells.columns = 0..width.input;
+            return cells;
+        }
         cells.direct = factor == Factor::Activation
             && cells.depths.len() == 1
             && (Rows::cover(height) || rows.len() == 1);

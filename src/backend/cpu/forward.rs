@@ -5,6 +5,7 @@ use super::block::{self, Block, Temperature, Windows};
 use super::direct;
 use super::element::Element;
 use super::simd::all_finite;
+use super::sums::GROUP;
 use super::tiles::{spans, Tile};
 use super::view::{View, TOGETHER};
 use super::weigh::Factor;
@@ -104,9 +105,10 @@ impl<T: Element> Forward<'_, T> {
         let in_input = planes.start - first..planes.end - first;
         band.pool(simd, of, how, &in_input, windows);
         let height = self.geometry.axes[1].output;
-        if band.all_hold && *columns == self.tile.columns && band.pitch == columns.len() {
+        let whole_rows = band.all_hold && *columns == self.tile.columns;
+        if whole_rows && band.is_dense(columns.len()) {
             // The rows of a plane lie side by side in the tile as in the band.
-            let cells = rows.len() * band.pitch;
+            let cells = rows.len() * columns.len();
             for (means, plane) in band.output.chunks_exact(cells).zip(planes.clone()) {
                 let at = start(self.tile, plane, d * height + rows.start, columns);
                 T::narrow(simd, means, &mut self.output[at..at + cells]);
@@ -116,10 +118,16 @@ impl<T: Element> Forward<'_, T> {
         for (p, plane) in planes.clone().enumerate() {
             for (r, h) in rows.clone().enumerate() {
                 let band = &self.scratch.band;
-                let lanes = (p * rows.len() + r) * band.pitch;
-                let lanes = lanes..lanes + columns.len();
+                let lanes = band.lanes(p, r, columns.len());
+                let at = start(self.tile, plane, d * height + h, columns);
+                if whole_rows && columns.len() < GROUP && at + GROUP <= self.output.len() {
+                    // What is too much of a whole group is written over by the next rows.
+                    if let Some(means) = band.output[lanes.start..].first_chunk::<GROUP>() {
+                        T::narrow(simd, means, &mut self.output[at..at + GROUP]);
+                        continue;
+                    }
+                }
                 if band.sums_hold(lanes.clone()) {
-                    let at = start(self.tile, plane, d * height + h, columns);
                     T::narrow(
                         simd,
                         &band.output[lanes],

@@ -21,7 +21,7 @@ fn archs() -> Vec<Arch> {
 }
 
 /// Kernel, stride and padding, and the shape of an input, wide enough for whole vectors and for the ends of rows.
-const CASES: [([usize; 3], [usize; 4]); 12] = [
+const CASES: [([usize; 3], [usize; 4]); 16] = [
     ([2, 2, 0], [2, 3, 14, 38]),
     ([2, 2, 0], [1, 2, 30, 112]),
     ([3, 2, 0], [2, 3, 15, 37]),
@@ -34,6 +34,10 @@ const CASES: [([usize; 3], [usize; 4]); 12] = [
     ([2, 2, 0], [2, 9, 8, 8]),
     ([2, 3, 0], [2, 9, 9, 8]),
     ([1, 2, 0], [2, 3, 8, 1]),
+    ([2, 2, 0], [1, 1, 6, 2060]),
+    ([3, 2, 0], [2, 40, 8, 8]),
+    ([3, 1, 0], [2, 9, 7, 7]),
+    ([2, 2, 0], [3, 90, 6, 4]),
 ];
 
 /// Values between −4 and 4 from a linear congruential generator.

@@ -104,8 +104,10 @@ impl<T: Element> Forward<'_, T> {
         let how = (self.weighting.beta, Factor::Activation);
         let in_input = planes.start - first..planes.end - first;
         band.pool(simd, of, how, &in_input, windows);
-        let height = self.geometry.axes[1].output;
+        let [depth, height, _] = self.geometry.axes.map(|axis| axis.output);
         let whole_rows = band.all_hold && *columns == self.tile.columns;
+        // Otherwise the bands of a tile are not in the order of its cells.
+        let in_order = whole_rows && depth == 1;
         if whole_rows && band.is_dense(columns.len()) {
             // The rows of a plane lie side by side in the tile as in the band.
             let cells = rows.len() * columns.len();
@@ -120,7 +122,7 @@ impl<T: Element> Forward<'_, T> {
                 let band = &self.scratch.band;
                 let lanes = band.lanes(p, r, columns.len());
                 let at = start(self.tile, plane, d * height + h, columns);
-                if whole_rows && columns.len() < GROUP && at + GROUP <= self.output.len() {
+                if in_order && columns.len() < GROUP && at + GROUP <= self.output.len() {
                     // What is too much of a whole group is written over by the next rows.
                     if let Some(means) = band.output[lanes.start..].first_chunk::<GROUP>() {
                         T::narrow(simd, means, &mut self.output[at..at + GROUP]);

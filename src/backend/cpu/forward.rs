@@ -106,8 +106,6 @@ impl<T: Element> Forward<'_, T> {
         band.pool(simd, of, how, &in_input, windows);
         let [depth, height, _] = self.geometry.axes.map(|axis| axis.output);
         let whole_rows = band.all_hold && *columns == self.tile.columns;
-        // Otherwise the bands of a tile are not in the order of its cells.
-        let in_order = whole_rows && depth == 1;
         if whole_rows && band.is_dense(columns.len()) {
             // The rows of a plane lie side by side in the tile as in the band.
             let cells = rows.len() * columns.len();
@@ -117,18 +115,21 @@ impl<T: Element> Forward<'_, T> {
             }
             return;
         }
+        // Deeper tiles' bands are not in the order of their cells.
+        if whole_rows && columns.len() < GROUP && depth == 1 {
+            for (p, plane) in planes.clone().enumerate() {
+                let means = &band.output[band.lanes(p, 0, 0).start..];
+                let at = start(self.tile, plane, rows.start, columns);
+                let sizes = [rows.len(), columns.len(), band.lanes(0, 1, 0).start];
+                short_rows(simd, means, &mut self.output[at..], sizes);
+            }
+            return;
+        }
         for (p, plane) in planes.clone().enumerate() {
             for (r, h) in rows.clone().enumerate() {
                 let band = &self.scratch.band;
                 let lanes = band.lanes(p, r, columns.len());
                 let at = start(self.tile, plane, d * height + h, columns);
-                if in_order && columns.len() < GROUP && at + GROUP <= self.output.len() {
-                    // What is too much of a whole group is written over by the next rows.
-                    if let Some(means) = band.output[lanes.start..].first_chunk::<GROUP>() {
-                        T::narrow(simd, means, &mut self.output[at..at + GROUP]);
-                        continue;
-                    }
-                }
                 if band.sums_hold(lanes.clone()) {
                     T::narrow(
                         simd,
@@ -238,6 +239,29 @@ impl<T: Element> WithSimd for Row<'_, '_, T> {
                 }
             }
         }
+    }
+}
+
+/// Rows of means, shorter than a [`GROUP`] and so many lanes apart, each written as a whole group: what is too much is
+/// written over by the next row.
+#[inline(always)]
+fn short_rows<S: Simd, T: Element>(
+    simd: S,
+    means: &[T::Compute],
+    output: &mut [T],
+    [rows, columns, pitch]: [usize; 3],
+) {
+    let fit = |len: usize, pitch: usize| (len + pitch).saturating_sub(GROUP) / pitch;
+    let whole = rows
+        .min(fit(means.len(), pitch))
+        .min(fit(output.len(), columns));
+    for row in 0..whole {
+        let cells = &mut output[row * columns..][..GROUP];
+        T::narrow(simd, &means[row * pitch..][..GROUP], cells);
+    }
+    for row in whole..rows {
+        let cells = &mut output[row * columns..][..columns];
+        T::narrow(simd, &means[row * pitch..][..columns], cells);
     }
 }
 

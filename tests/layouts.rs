@@ -96,6 +96,22 @@ fn views_give_the_bits_of_their_copies() -> Result<()> {
     Ok(())
 }
 
+/// Large enough for squares of cells to be turned at once, and odd enough for some to overlap.
+#[test]
+fn large_views_give_the_bits_of_their_copies() -> Result<()> {
+    let base = randn(8, 2.0, (2, 19, 33, 40), DType::F32)?;
+    for (name, view) in &VIEWS[1..4] {
+        for pool in layers() {
+            println!("{name}, {pool:?}");
+            let (ys, dx) = through(&pool, *view, &base, false)?;
+            let (ys2, dx2) = through(&pool, *view, &base, true)?;
+            assert_same(&ys, &ys2);
+            assert_same(&dx, &dx2);
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn views_in_one_and_three_dimensions() -> Result<()> {
     for dtype in dtypes() {

@@ -260,10 +260,10 @@ impl<T: Element> Band<T> {
         start..start + columns
     }
 
-    /// Whether the windows of so many columns lie side by side, row after row.
+    /// Whether the windows of so many rows and columns lie side by side, plane after plane.
     #[inline(always)]
-    pub fn is_dense(&self, columns: usize) -> bool {
-        self.pitch == columns && self.step == 1
+    pub fn is_dense(&self, rows: usize, columns: usize) -> bool {
+        (self.height, self.pitch) == (rows, columns)
     }
 
     /// Fills `cells` from `start` on, shifted by the largest activation, of a [`sample`] if a `few` will do; false if a
@@ -289,7 +289,7 @@ impl<T: Element> Band<T> {
         };
         let mut shift = T::Compute::NEG_INFINITY;
         for d in depths {
-            let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
+            let cells_of_depth = plane.block(simd, d, rows, columns, &mut self.gathered);
             let x = T::widen(simd, cells_of_depth, &mut self.widened);
             let largest = largest::<S, _>(simd, sample(x, few), sign);
             if largest > shift {
@@ -311,7 +311,7 @@ impl<T: Element> Band<T> {
         let shift = finite_or_zero(shift) * sign;
         let mut finite = true;
         for (position, d) in cells.depths.clone().enumerate() {
-            let cells_of_depth = plane.block(d, rows, columns, &mut self.gathered);
+            let cells_of_depth = plane.block(simd, d, rows, columns, &mut self.gathered);
             let x = T::widen(simd, cells_of_depth, &mut self.widened);
             let start = start + position * of_depth;
             finite &= exponentiate(
@@ -477,7 +477,7 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
             few,
         } = self;
         let d = cells.depths.start;
-        let gathered = plane.block(d, &cells.rows, &cells.columns, &mut band.gathered);
+        let gathered = plane.block(simd, d, &cells.rows, &cells.columns, &mut band.gathered);
         let ahead = Ahead::of(gathered);
         let x = T::widen(simd, gathered, &mut band.widened);
         let sign = T::Compute::from_f64(1f64.copysign(beta));
@@ -630,12 +630,12 @@ impl<T: Element> WithSimd for SumRows<'_, T> {
         let all = match in_pairs {
             Some(all) => all,
             None => {
-                let cells = lanes_of(es, lanes, whole, phases);
+                let cells = lanes_of(simd, es, lanes, whole, phases);
                 if factor == Factor::None {
                     sum::<S, _>(simd, cells, &band.taps, totals);
                     return;
                 }
-                let other_cells = lanes_of(exs, lanes, whole, other_phases);
+                let other_cells = lanes_of(simd, exs, lanes, whole, other_phases);
                 means::<S, _>(simd, [cells, other_cells], &band.taps, [totals, outputs])
             }
         };
@@ -671,13 +671,35 @@ fn means<S: Simd, C: Real>(
     match *taps {
         [a, b] => means_of(simd, cells, [a, b], windows),
         [a, b, c] => means_of(simd, cells, [a, b, c], windows),
-        _ => {
-            let [totals, means] = windows;
-            sum::<S, _>(simd, cells[0], taps, totals);
-            sum::<S, _>(simd, cells[1], taps, means);
-            divide(simd, totals, means)
-        }
+        _ => means_of_any(simd, cells, taps, windows),
     }
+}
+
+/// [`means`] of any taps.
+#[inline(always)]
+fn means_of_any<S: Simd, C: Real>(
+    simd: S,
+    [es, exs]: [&[C]; 2],
+    taps: &[usize],
+    [totals, means]: [&mut [C]; 2],
+) -> bool {
+    let mut held = Held::<S, C>::new(simd);
+    let zero = C::splat(simd, C::default());
+    let windows = C::vectors_mut::<S>(totals)
+        .iter_mut()
+        .zip(C::vectors_mut::<S>(means));
+    for (i, (total, mean)) in windows.enumerate() {
+        let at = i * C::lanes::<S>();
+        let (mut e, mut ex) = (zero, zero);
+        for tap in taps {
+            e = C::vadd(simd, e, load::<S, C>(es, tap + at));
+            ex = C::vadd(simd, ex, load::<S, C>(exs, tap + at));
+        }
+        *total = e;
+        *mean = C::ratio(simd, ex, e);
+        held.see(simd, *total, *mean);
+    }
+    held.all(simd)
 }
 
 /// [`means`] of two or three columns, two from window to window, where the instruction set tells [`Real::halves`].
@@ -753,20 +775,6 @@ fn means_of<S: Simd, C: Real, const N: usize>(
     held.all(simd)
 }
 
-/// The sums over the totals, in their place; whether all [`hold`].
-#[inline(always)]
-fn divide<S: Simd, C: Real>(simd: S, totals: &[C], sums: &mut [C]) -> bool {
-    let mut held = Held::<S, C>::new(simd);
-    let windows = C::vectors_mut::<S>(sums)
-        .iter_mut()
-        .zip(C::vectors::<S>(totals));
-    for (sum, total) in windows {
-        *sum = C::ratio(simd, *sum, *total);
-        held.see(simd, *total, *sum);
-    }
-    held.all(simd)
-}
-
 /// Whether windows [`hold`], a vector at a time.
 struct Held<S: Simd, C: Real> {
     /// The least total, negated.
@@ -814,6 +822,12 @@ pub struct Cells {
     flat: bool,
 }
 
+/// Whether every window has all of its cells.
+fn only_whole(axis: &Axis) -> bool {
+    let room = axis.input.checked_sub(axis.kernel);
+    axis.padding == 0 && room.is_some_and(|room| (axis.output - 1) * axis.stride <= room)
+}
+
 /// Rows up to this many cells are not worth a vector of their own.
 const SHORT: usize = 8;
 
@@ -837,7 +851,7 @@ impl Cells {
             && cells.depths.len() == 1
             && width.input <= SHORT
             && width.input.is_multiple_of(width.stride)
-            && height.padding + width.padding == 0
+            && [height, width].iter().all(|axis| only_whole(axis))
             && (rows.len(), columns.len()) == (height.output, width.output);
         if cells.flat {
             cells.rows = 0..height.input;

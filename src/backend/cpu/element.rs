@@ -18,6 +18,12 @@ pub trait Element: WithDType + Default {
     /// One rounding to the dtype.
     fn round(v: f64) -> Self;
 
+    /// Turns a square of [`SIDE`](special::SIDE) rows, `from` cells apart, so that its columns become rows, `to` cells
+    /// apart; `None` where there are no instructions for that.
+    fn turn<S: Simd>(_simd: S, _from: (&[Self], usize), _to: (&mut [Self], usize)) -> Option<()> {
+        None
+    }
+
     /// The cells in the dtype of the arithmetic; `scratch` holds them where that is another.
     fn widen<'a, S: Simd>(
         simd: S,
@@ -30,7 +36,7 @@ pub trait Element: WithDType + Default {
 }
 
 macro_rules! computed_in_itself {
-    ($t:ty) => {
+    ($t:ty $(, $turn:path)?) => {
         impl Element for $t {
             type Compute = $t;
             const MAX: f64 = <$t>::MAX as f64;
@@ -38,6 +44,16 @@ macro_rules! computed_in_itself {
             fn round(v: f64) -> Self {
                 v as $t
             }
+            $(
+                #[inline(always)]
+                fn turn<S: Simd>(
+                    simd: S,
+                    from: (&[Self], usize),
+                    to: (&mut [Self], usize),
+                ) -> Option<()> {
+                    $turn(simd, from, to)
+                }
+            )?
             #[inline(always)]
             fn widen<'a, S: Simd>(
                 _simd: S,
@@ -84,20 +100,20 @@ macro_rules! computed_in_f32 {
     };
 }
 
-computed_in_itself!(f32);
+computed_in_itself!(f32, special::turn);
 computed_in_itself!(f64);
 computed_in_f32!(f16, widen_f16, narrow_f16);
 computed_in_f32!(bf16, widen_bf16, narrow_bf16);
 
 #[inline(always)]
 fn widen_f16<S: Simd>(simd: S, cells: &[f16], values: &mut [f32]) {
-    let done = special::widen_f16(simd, cells.reinterpret_cast(), values);
+    let done = special::widen_f16(simd, cells.reinterpret_cast(), values).unwrap_or(0);
     cells[done..].convert_to_f32_slice(&mut values[done..]);
 }
 
 #[inline(always)]
 fn narrow_f16<S: Simd>(simd: S, values: &[f32], cells: &mut [f16]) {
-    let done = special::narrow_f16(simd, values, cells.reinterpret_cast_mut());
+    let done = special::narrow_f16(simd, values, cells.reinterpret_cast_mut()).unwrap_or(0);
     cells[done..].convert_from_f32_slice(&values[done..]);
 }
 

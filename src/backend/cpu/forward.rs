@@ -79,7 +79,7 @@ impl<T: Element> Forward<'_, T> {
             let cells = Cells::of(self.geometry, Factor::Activation, windows);
             let cells = [&cells.depths, &cells.rows, &cells.columns];
             let mut gathered = std::mem::take(&mut self.scratch.gathered);
-            let input = self.input.gather(group, cells, &mut gathered);
+            let input = self.input.gather(simd, group, cells, &mut gathered);
             for planes in spans(group, planes.min(group.len())) {
                 self.band(simd, (input, group.start), &planes, windows);
             }
@@ -106,7 +106,7 @@ impl<T: Element> Forward<'_, T> {
         band.pool(simd, of, how, &in_input, windows);
         let [depth, height, _] = self.geometry.axes.map(|axis| axis.output);
         let whole_rows = band.all_hold && *columns == self.tile.columns;
-        if whole_rows && band.is_dense(columns.len()) {
+        if whole_rows && band.is_dense(rows.len(), columns.len()) {
             // The rows of a plane lie side by side in the tile as in the band.
             let cells = rows.len() * columns.len();
             for (means, plane) in band.output.chunks_exact(cells).zip(planes.clone()) {

@@ -60,6 +60,8 @@ pub trait Real:
     ) -> Option<Self::V<S>>;
     /// The even lanes of two vectors that follow each other, and the odd ones, where there are instructions for that.
     fn halves<S: Simd>(simd: S, ab: [Self::V<S>; 2]) -> Option<[Self::V<S>; 2]>;
+    /// Of three vectors that follow each other, every third lane, from the first three on, likewise.
+    fn thirds<S: Simd>(simd: S, abc: [Self::V<S>; 3]) -> Option<[Self::V<S>; 3]>;
     /// `a·b + c`, fused where that is fast
     fn mul_add<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>, c: Self::V<S>) -> Self::V<S>;
     /// The larger; either where one is NaN.
@@ -169,8 +171,8 @@ fn scaled_f64<S: Simd>(simd: S, f: S::f64s, power: S::f64s) -> S::f64s {
 
 /// [`Real::ratio`]
 #[inline(always)]
-fn ratio_f64<S: Simd>(simd: S, a: S::f64s, b: S::f64s) -> S::f64s {
-    simd.div_f64s(a, b)
+fn no_ratio<S: Simd, V>(_simd: S, _a: V, _b: V) -> Option<V> {
+    None
 }
 
 /// [`Real::exp2_at`]
@@ -179,14 +181,14 @@ fn no_exp2_at<S: Simd, V>(_simd: S, _x: V, _scale: V, _offset: V) -> Option<V> {
     None
 }
 
-/// [`Real::halves`]
+/// [`Real::halves`], [`Real::thirds`]
 #[inline(always)]
-fn no_halves<S: Simd, V>(_simd: S, _ab: [V; 2]) -> Option<[V; 2]> {
+fn none<S: Simd, V, const N: usize>(_simd: S, _vectors: [V; N]) -> Option<[V; N]> {
     None
 }
 
 macro_rules! real {
-    ($t:ident, $v:ident, $lanes:ident, $smallest_beta:expr, $zero:expr, $round:expr, $scaled:ident, $ratio:path, $exp2_at:path, $halves:path,
+    ($t:ident, $v:ident, $lanes:ident, $smallest_beta:expr, $zero:expr, $round:expr, $scaled:ident, $ratio:path, $exp2_at:path, $halves:path, $thirds:path,
      $as_simd:ident, $as_mut_simd:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $mul_add:ident,
      $max:ident, $min:ident, $less:ident, $select:ident, $equal:ident, $sum:ident, $largest:ident) => {
         impl Real for $t {
@@ -232,7 +234,10 @@ macro_rules! real {
             }
             #[inline(always)]
             fn ratio<S: Simd>(simd: S, a: S::$v, b: S::$v) -> S::$v {
-                $ratio(simd, a, b)
+                match $ratio(simd, a, b) {
+                    Some(ratio) => ratio,
+                    None => simd.$div(a, b),
+                }
             }
             #[inline(always)]
             fn exp2_at<S: Simd>(simd: S, x: S::$v, scale: S::$v, offset: S::$v) -> Option<S::$v> {
@@ -241,6 +246,10 @@ macro_rules! real {
             #[inline(always)]
             fn halves<S: Simd>(simd: S, ab: [S::$v; 2]) -> Option<[S::$v; 2]> {
                 $halves(simd, ab)
+            }
+            #[inline(always)]
+            fn thirds<S: Simd>(simd: S, abc: [S::$v; 3]) -> Option<[S::$v; 3]> {
+                $thirds(simd, abc)
             }
             #[inline(always)]
             fn mul_add<S: Simd>(simd: S, a: S::$v, b: S::$v, c: S::$v) -> S::$v {
@@ -298,6 +307,7 @@ real!(
     special::ratio,
     special::exp2_at,
     special::halves,
+    special::thirds,
     as_simd_f32s,
     as_mut_simd_f32s,
     splat_f32s,
@@ -323,9 +333,10 @@ real!(
     -1023.0,
     6_755_399_441_055_744.0,
     scaled_f64,
-    ratio_f64,
+    no_ratio,
     no_exp2_at,
-    no_halves,
+    none,
+    none,
     as_simd_f64s,
     as_mut_simd_f64s,
     splat_f64s,

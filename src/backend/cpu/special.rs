@@ -1,75 +1,16 @@
-//! What some instruction sets do faster than pulp's portable vectors say.
+//! What some instruction sets do faster, in f32, than pulp's portable vectors say; `None` from all others.
 
-use pulp::Simd;
+#[cfg(not(target_arch = "x86_64"))]
+pub use none::*;
+#[cfg(target_arch = "x86_64")]
+pub use x86::*;
 
-/// `2^(scale·x + offset)`, the exponent rounded once; 0 far below, infinite far above.
-#[inline(always)]
-pub fn exp2_at<S: Simd>(simd: S, x: S::f32s, scale: S::f32s, offset: S::f32s) -> Option<S::f32s> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        x86::exp2_at(simd, x, scale, offset)
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (simd, x, scale, offset);
-        None
-    }
-}
-
-/// The even lanes of two f32 vectors that follow each other, and the odd ones.
-#[inline(always)]
-pub fn halves<S: Simd>(simd: S, ab: [S::f32s; 2]) -> Option<[S::f32s; 2]> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        x86::halves(simd, ab)
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (simd, ab);
-        None
-    }
-}
-
-/// `a / b` to two units in the last place, for a `b` whose reciprocal is a normal number.
-#[inline(always)]
-pub fn ratio<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(ratio) = x86::ratio(simd, a, b) {
-        return ratio;
-    }
-    simd.div_f32s(a, b)
-}
-
-/// Widens the bits of f16 cells, and says how many.
-#[inline(always)]
-pub fn widen_f16<S: Simd>(simd: S, cells: &[u16], values: &mut [f32]) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    {
-        x86::widen_f16(simd, cells, values).unwrap_or(0)
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (simd, cells, values);
-        0
-    }
-}
-
-/// Rounds to the bits of f16 cells, and says how many.
-#[inline(always)]
-pub fn narrow_f16<S: Simd>(simd: S, values: &[f32], cells: &mut [u16]) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    {
-        x86::narrow_f16(simd, values, cells).unwrap_or(0)
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (simd, values, cells);
-        0
-    }
-}
+/// Rows and columns of the square that [`turn`] turns.
+pub const SIDE: usize = 16;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use super::SIDE;
     use pulp::bytemuck::cast;
     use pulp::x86::{V3, V4};
     use pulp::Simd;
@@ -81,6 +22,7 @@ mod x86 {
         (&simd as &dyn Any).downcast_ref().copied()
     }
 
+    /// `2^(scale·x + offset)`, the exponent rounded once; 0 far below, infinite far above.
     #[inline(always)]
     pub fn exp2_at<S: Simd>(
         simd: S,
@@ -110,6 +52,7 @@ mod x86 {
         Some(cast(v4.avx512f._mm512_scalef_ps(p, t)))
     }
 
+    /// The even lanes of two vectors that follow each other, and the odd ones.
     #[inline(always)]
     pub fn halves<S: Simd>(simd: S, [a, b]: [S::f32s; 2]) -> Option<[S::f32s; 2]> {
         if let Some(v4) = exactly::<_, V4>(simd) {
@@ -131,6 +74,74 @@ mod x86 {
         None
     }
 
+    /// Of three vectors that follow each other, every third lane, from the first three on.
+    #[inline(always)]
+    pub fn thirds<S: Simd>(simd: S, [a, b, c]: [S::f32s; 3]) -> Option<[S::f32s; 3]> {
+        const FIRST: [i32; 16] = [0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 0, 0, 0, 0, 0];
+        const SECOND: [i32; 16] = [1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 0, 0, 0, 0, 0];
+        const THIRD: [i32; 16] = [2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 0, 0, 0, 0, 0, 0];
+        const FIRST_LAST: [i32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 20, 23, 26, 29];
+        const SECOND_LAST: [i32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 18, 21, 24, 27, 30];
+        const THIRD_LAST: [i32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 19, 22, 25, 28, 31];
+        let f = exactly::<_, V4>(simd)?.avx512f;
+        let (a, b, c) = (cast(a), cast(b), cast(c));
+        let first = f._mm512_permutex2var_ps(a, cast(FIRST), b);
+        let second = f._mm512_permutex2var_ps(a, cast(SECOND), b);
+        let third = f._mm512_permutex2var_ps(a, cast(THIRD), b);
+        Some([
+            cast(f._mm512_permutex2var_ps(first, cast(FIRST_LAST), c)),
+            cast(f._mm512_permutex2var_ps(second, cast(SECOND_LAST), c)),
+            cast(f._mm512_permutex2var_ps(third, cast(THIRD_LAST), c)),
+        ])
+    }
+
+    /// Turns a square of [`SIDE`] rows, `from` cells apart, so that its columns become rows, `to` cells apart.
+    #[inline(always)]
+    pub fn turn<S: Simd>(
+        simd: S,
+        (cells, from): (&[f32], usize),
+        (turned, to): (&mut [f32], usize),
+    ) -> Option<()> {
+        let f = exactly::<_, V4>(simd)?.avx512f;
+        // Two cells of two rows side by side, then of four, of eight and of all.
+        let mut rows = [f._mm512_setzero_ps(); SIDE];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = cast(*cells[i * from..].first_chunk::<SIDE>()?);
+        }
+        let mut pairs = rows;
+        for i in (0..SIDE).step_by(2) {
+            pairs[i] = f._mm512_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = f._mm512_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        let mut fours = pairs;
+        for i in (0..SIDE).step_by(4) {
+            for k in 0..2 {
+                let (a, b) = (cast(pairs[i + k]), cast(pairs[i + k + 2]));
+                fours[i + 2 * k] = cast(f._mm512_unpacklo_pd(a, b));
+                fours[i + 2 * k + 1] = cast(f._mm512_unpackhi_pd(a, b));
+            }
+        }
+        let mut eights = fours;
+        for i in (0..SIDE).step_by(8) {
+            for k in 0..4 {
+                let (a, b) = (fours[i + k], fours[i + k + 4]);
+                eights[i + k] = f._mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+                eights[i + k + 4] = f._mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
+            }
+        }
+        for k in 0..SIDE / 2 {
+            let (a, b) = (eights[k], eights[k + 8]);
+            let (even, odd) = (
+                f._mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
+                f._mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
+            );
+            *turned[k * to..].first_chunk_mut::<SIDE>()? = cast(even);
+            *turned[(k + 8) * to..].first_chunk_mut::<SIDE>()? = cast(odd);
+        }
+        Some(())
+    }
+
+    /// Widens the bits of f16 cells, and says how many.
     #[inline(always)]
     pub fn widen_f16<S: Simd>(simd: S, cells: &[u16], values: &mut [f32]) -> Option<usize> {
         let f = exactly::<_, V4>(simd)?.avx512f;
@@ -142,6 +153,7 @@ mod x86 {
         Some(cells.len() * 16)
     }
 
+    /// Rounds to the bits of f16 cells, and says how many.
     #[inline(always)]
     pub fn narrow_f16<S: Simd>(simd: S, values: &[f32], cells: &mut [u16]) -> Option<usize> {
         const TO_NEAREST: i32 = 0b1000;
@@ -154,7 +166,8 @@ mod x86 {
         Some(values.len() * 16)
     }
 
-    /// By Newton's method: AVX-512's division takes as long as sixteen other operations.
+    /// `a / b` to two units in the last place, for a `b` whose reciprocal is a normal number; by Newton's method, since
+    /// AVX-512's division takes as long as sixteen other operations.
     #[inline(always)]
     pub fn ratio<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> Option<S::f32s> {
         let f = exactly::<_, V4>(simd)?.avx512f;
@@ -166,9 +179,41 @@ mod x86 {
     }
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+mod none {
+    use pulp::Simd;
+
+    pub fn exp2_at<S: Simd, V>(_simd: S, _x: V, _scale: V, _offset: V) -> Option<V> {
+        None
+    }
+    pub fn ratio<S: Simd, V>(_simd: S, _a: V, _b: V) -> Option<V> {
+        None
+    }
+    pub fn halves<S: Simd, V>(_simd: S, _ab: [V; 2]) -> Option<[V; 2]> {
+        None
+    }
+    pub fn thirds<S: Simd, V>(_simd: S, _abc: [V; 3]) -> Option<[V; 3]> {
+        None
+    }
+    pub fn turn<S: Simd>(
+        _simd: S,
+        _cells: (&[f32], usize),
+        _turned: (&mut [f32], usize),
+    ) -> Option<()> {
+        None
+    }
+    pub fn widen_f16<S: Simd>(_simd: S, _cells: &[u16], _values: &mut [f32]) -> Option<usize> {
+        None
+    }
+    pub fn narrow_f16<S: Simd>(_simd: S, _values: &[f32], _cells: &mut [u16]) -> Option<usize> {
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::simd::Real;
+    use super::{turn, SIDE};
     use pulp::{Arch, Simd, WithSimd};
 
     /// The lanes that `f` makes of vectors of `cells`; `None` where the instruction set has nothing special.
@@ -267,28 +312,65 @@ mod tests {
         assert!(ratios.iter().all(|ratio| !ratio.is_finite()), "{ratios:?}");
     }
 
-    struct Halves;
-    impl WithSimd for Halves {
+    struct Apart;
+    impl WithSimd for Apart {
         type Output = ();
 
         fn with_simd<S: Simd>(self, simd: S) {
-            let lanes = S::F32_LANES;
-            let mut cells: [f32; 32] = std::array::from_fn(|i| i as f32);
-            let [a, b] = [0, 1].map(|i| f32::vectors::<S>(&cells)[i]);
-            if let Some([even, odd]) = f32::halves(simd, [a, b]) {
-                f32::vectors_mut::<S>(&mut cells)[..2].copy_from_slice(&[even, odd]);
-                let expected = |i: usize| (i % lanes * 2 + i / lanes) as f32;
-                assert!((0..2 * lanes).all(|i| cells[i] == expected(i)), "{cells:?}");
+            let cells: [f32; 48] = std::array::from_fn(|i| i as f32);
+            let vectors = f32::vectors::<S>(&cells);
+            if let Some(halves) = f32::halves(simd, [vectors[0], vectors[1]]) {
+                assert_apart::<S, 2>(halves);
+            }
+            if let Some(thirds) = f32::thirds(simd, [vectors[0], vectors[1], vectors[2]]) {
+                assert_apart::<S, 3>(thirds);
+            }
+        }
+    }
+
+    /// Every `N`th of the numbers from 0 on.
+    fn assert_apart<S: Simd, const N: usize>(vectors: [S::f32s; N]) {
+        for (first, vector) in vectors.into_iter().enumerate() {
+            let mut lanes = [0.0; 16];
+            f32::vectors_mut::<S>(&mut lanes)[0] = vector;
+            let lanes = lanes.iter().take(S::F32_LANES).enumerate();
+            for (i, lane) in lanes {
+                assert_eq!(*lane, (first + i * N) as f32);
             }
         }
     }
 
     #[test]
-    fn halves_are_the_even_and_the_odd_lanes() {
-        Arch::new().dispatch(Halves);
+    fn lanes_are_told_apart() {
+        Arch::new().dispatch(Apart);
         #[cfg(target_arch = "x86_64")]
         if let Some(v3) = pulp::x86::V3::try_new() {
-            Simd::vectorize(v3, Halves);
+            Simd::vectorize(v3, Apart);
         }
+    }
+
+    struct Turn;
+    impl WithSimd for Turn {
+        type Output = ();
+
+        fn with_simd<S: Simd>(self, simd: S) {
+            let (from, to) = (19, 17);
+            let cells: Vec<f32> = (0..SIDE * from).map(|i| i as f32).collect();
+            let mut turned = vec![-1.0; SIDE * to];
+            if turn(simd, (&cells, from), (&mut turned, to)).is_none() {
+                return;
+            }
+            for (row, turned) in turned.chunks(to).enumerate() {
+                for column in 0..SIDE {
+                    assert_eq!(turned[column], cells[column * from + row]);
+                }
+                assert_eq!(turned[SIDE..], [-1.0]);
+            }
+        }
+    }
+
+    #[test]
+    fn columns_become_rows() {
+        Arch::new().dispatch(Turn);
     }
 }

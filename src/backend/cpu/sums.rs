@@ -3,18 +3,27 @@
 use super::aligned::Aligned;
 use super::lanes::Lanes;
 use super::simd::Real;
+use super::weigh::load;
 use pulp::Simd;
 
 /// Sums of the cells that lie these offsets away, in their order.
 #[inline(always)]
 pub fn sum<S: Simd, C: Real>(simd: S, cells: &[C], offsets: &[usize], sums: &mut [C]) {
-    for (pass, offsets) in offsets.chunks(4).enumerate() {
+    for (pass, offsets) in offsets.chunks(8).enumerate() {
         let add = pass > 0;
         match *offsets {
             [a] => sum_of::<S, C, 1>(simd, cells, [a], sums, add),
             [a, b] => sum_of::<S, C, 2>(simd, cells, [a, b], sums, add),
             [a, b, c] => sum_of::<S, C, 3>(simd, cells, [a, b, c], sums, add),
             [a, b, c, d] => sum_of::<S, C, 4>(simd, cells, [a, b, c, d], sums, add),
+            [a, b, c, d, e] => sum_of::<S, C, 5>(simd, cells, [a, b, c, d, e], sums, add),
+            [a, b, c, d, e, f] => sum_of::<S, C, 6>(simd, cells, [a, b, c, d, e, f], sums, add),
+            [a, b, c, d, e, f, g] => {
+                sum_of::<S, C, 7>(simd, cells, [a, b, c, d, e, f, g], sums, add)
+            }
+            [a, b, c, d, e, f, g, h] => {
+                sum_of::<S, C, 8>(simd, cells, [a, b, c, d, e, f, g, h], sums, add)
+            }
             _ => {}
         }
     }
@@ -64,6 +73,31 @@ fn split<const PHASES: usize, C: Real>(cells: &[C], lanes: usize, pitch: usize, 
     }
 }
 
+/// [`split`] into three where the instruction set has [`Real::thirds`].
+#[inline(always)]
+fn split_in_three<S: Simd, C: Real>(
+    simd: S,
+    cells: &[C],
+    lanes: usize,
+    pitch: usize,
+    phases: &mut [C],
+) -> Option<()> {
+    let vector = C::lanes::<S>();
+    for at in (0..lanes).step_by(vector) {
+        let three = [
+            load::<S, C>(cells, 3 * at),
+            load::<S, C>(cells, 3 * at + vector),
+            load::<S, C>(cells, 3 * at + 2 * vector),
+        ];
+        let thirds = C::thirds(simd, three)?;
+        for (phase, third) in thirds.into_iter().enumerate() {
+            let lanes = &mut phases[phase * pitch + at..][..vector];
+            C::vectors_mut::<S>(lanes)[0] = third;
+        }
+    }
+    Some(())
+}
+
 /// Windows along rows come in whole groups: the most lanes of a vector.
 pub const GROUP: usize = 16;
 
@@ -81,7 +115,8 @@ pub fn taps(lanes: &Lanes, windows: usize, taps: &mut Vec<usize>) {
 ///
 /// Lanes beyond the last window read on, into what is left of other bands or zeros.
 #[inline(always)]
-pub fn lanes_of<'a, C: Real>(
+pub fn lanes_of<'a, S: Simd, C: Real>(
+    simd: S,
     cells: &'a [C],
     lanes: &Lanes,
     windows: usize,
@@ -95,7 +130,11 @@ pub fn lanes_of<'a, C: Real>(
     phases.grow(stride * of_phase);
     match stride {
         2 => split::<2, _>(cells, windows, of_phase, phases),
-        3 => split::<3, _>(cells, windows, of_phase, phases),
+        3 => {
+            if split_in_three(simd, cells, windows, of_phase, phases).is_none() {
+                split::<3, _>(cells, windows, of_phase, phases);
+            }
+        }
         stride => {
             for phase in 0..lanes.phases {
                 let phases = &mut phases[phase * of_phase..][..windows];

@@ -1,6 +1,9 @@
 //! A tensor's cells with their strides, seen as planes of depth, height and width.
 
+use super::element::Element;
+use super::special::SIDE;
 use candle_core::Layout;
+use pulp::Simd;
 use std::ops::Range;
 
 /// A strided tensor of shape `(N, C, spatial…)` or `(C, spatial…)`.
@@ -61,12 +64,13 @@ impl<'a, T> View<'a, T> {
 /// As many planes of an [interleaved](View::interleaved) view as a cache line has cells of.
 pub const TOGETHER: usize = 16;
 
-impl<'a, T: Copy + Default> View<'a, T> {
+impl<'a, T: Element> View<'a, T> {
     /// These cells of [`TOGETHER`] planes at most, plane after plane in `cells`, seen where they were; the planes are
     /// counted from the first.
     #[inline(always)]
-    pub fn gather<'b>(
+    pub fn gather<'b, S: Simd>(
         &self,
+        simd: S,
         planes: &Range<usize>,
         [depths, rows, columns]: [&Range<usize>; 3],
         cells: &'b mut Vec<T>,
@@ -82,9 +86,27 @@ impl<'a, T: Copy + Default> View<'a, T> {
             *source = self.plane(plane).data;
         }
         let sources = &sources[..planes.len()];
+        let first = sources[0].as_ptr();
+        let side_by_side = (0..)
+            .zip(sources)
+            .all(|(p, s)| s.as_ptr() == first.wrapping_add(p));
         for (d, depth) in depths.clone().map(|d| d * depth).enumerate() {
             for (h, row) in rows.clone().map(|h| h * row).enumerate() {
                 let to = d * strides[0] + h * strides[1];
+                if side_by_side {
+                    let cells = (&mut cells[to..], of_plane);
+                    let source = &sources[0][depth + row + columns.start * column..];
+                    if turn(
+                        simd,
+                        (source, column),
+                        [sources.len(), columns.len()],
+                        cells,
+                    )
+                    .is_some()
+                    {
+                        continue;
+                    }
+                }
                 // A few cache lines at a time, so that they stay for all planes.
                 for first in (0..columns.len()).step_by(TOGETHER) {
                     let count = TOGETHER.min(columns.len() - first);
@@ -106,6 +128,25 @@ impl<'a, T: Copy + Default> View<'a, T> {
     }
 }
 
+/// Columns of cells that lie side by side, `step` cells apart, as rows, `pitch` cells apart, square by square; `None`
+/// where there are fewer cells than a square has, or no instructions for it.
+#[inline(always)]
+fn turn<S: Simd, T: Element>(
+    simd: S,
+    (cells, step): (&[T], usize),
+    [rows, columns]: [usize; 2],
+    (turned, pitch): (&mut [T], usize),
+) -> Option<()> {
+    let last = [rows.checked_sub(SIDE)?, columns.checked_sub(SIDE)?];
+    for row in (0..rows).step_by(SIDE).map(|row| row.min(last[0])) {
+        for column in (0..columns).step_by(SIDE).map(|column| column.min(last[1])) {
+            let from = (&cells[column * step + row..], step);
+            T::turn(simd, from, (&mut turned[row * pitch + column..], pitch))?;
+        }
+    }
+    Some(())
+}
+
 /// Every `step`th cell.
 #[inline(always)]
 fn take<T: Copy>(cells: &[T], step: usize, taken: &mut [T]) {
@@ -125,7 +166,7 @@ pub struct Plane<'a, T> {
     origin: usize,
 }
 
-impl<'a, T: Copy + Default> Plane<'a, T> {
+impl<'a, T: Element> Plane<'a, T> {
     /// Where the cell at a depth, row and column lies.
     #[inline(always)]
     fn place(&self, [d, h, w]: [usize; 3]) -> usize {
@@ -168,8 +209,9 @@ impl<'a, T: Copy + Default> Plane<'a, T> {
 
     /// The cells of these rows and columns, row after row; `gathered` holds them where they do not lie side by side.
     #[inline(always)]
-    pub fn block<'b>(
+    pub fn block<'b, S: Simd>(
         &self,
+        simd: S,
         d: usize,
         rows: &Range<usize>,
         columns: &Range<usize>,
@@ -184,6 +226,15 @@ impl<'a, T: Copy + Default> Plane<'a, T> {
         let side_by_side = |stride, cells, of_cell| cells == 1 || stride == of_cell;
         if side_by_side(column, width, 1) && side_by_side(row, height, width) {
             return &self.data[start..start + height * width];
+        }
+        if row == 1 && column > 1 {
+            if gathered.len() < height * width {
+                gathered.resize(height * width, T::default());
+            }
+            let from = (&self.data[start..], column);
+            if turn(simd, from, [height, width], (gathered, width)).is_some() {
+                return &gathered[..height * width];
+            }
         }
         gathered.clear();
         for h in 0..height {

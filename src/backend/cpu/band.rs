@@ -7,6 +7,7 @@
 
 use super::aligned::Aligned;
 use super::element::Element;
+use super::groups::{Group, SumGroups};
 use super::lanes::Lanes;
 use super::simd::{all_finite, Real};
 use super::sums::{lanes_of, sum, taps, GROUP};
@@ -20,18 +21,22 @@ use std::ops::Range;
 /// The sums of a band's windows, and the space to make them in; reused from band to band.
 #[derive(Default)]
 pub struct Band<T: Element> {
-    gathered: Vec<T>,
-    widened: Vec<T::Compute>,
+    pub gathered: Vec<T>,
+    pub widened: Vec<T::Compute>,
+    /// Activations of several depths, where they cannot be read in place.
+    pub stacked: Vec<T::Compute>,
     /// `e = exp(β·(x − shift))` and `e` times [`Factor`] of the activations, plane after plane, row after row.
     pub cells: [Aligned<T::Compute>; 2],
     /// Their sums down the windows' columns.
-    columns: [Aligned<T::Compute>; 2],
+    pub columns: [Aligned<T::Compute>; 2],
     /// The same, split into phases.
     phases: [Aligned<T::Compute>; 2],
     /// The ends of rows of activations, a vector each.
-    tail: Aligned<T::Compute>,
+    pub tail: Aligned<T::Compute>,
     rows: Rows,
     tail_rows: Rows,
+    pub group: Group,
+    pub tail_group: Group,
     /// `Σe` of each window.
     pub total: Aligned<T::Compute>,
     /// The mean of [`Factor`] in each window, weighted by `e`.
@@ -62,16 +67,16 @@ pub struct Area {
 }
 
 /// The sizes of a band.
-struct Shape {
+pub struct Shape {
     /// Activations: rows of a plane, and cells of a row.
     height: usize,
-    width: usize,
+    pub width: usize,
     /// Rows of windows of a plane.
-    rows: usize,
+    pub rows: usize,
     /// Padded cells before a row of activations.
-    left: usize,
+    pub left: usize,
     /// Cells of a row with its padding, whole strides.
-    padded: usize,
+    pub padded: usize,
 }
 
 /// Cells of a band, in activations: what stays in a core's nearest cache with its sums.
@@ -107,10 +112,13 @@ pub fn sizes(geometry: &Geometry) -> [usize; 3] {
 /// Whether bands serve these windows.
 pub fn covers(geometry: &Geometry) -> bool {
     let [d, h, w] = geometry.axes;
+    let width = w.input.min(2 * BAND_COLUMNS);
+    let groups = || (h.kernel - 1) / h.stride;
     ![d, h, w].iter().any(|axis| axis.adaptive)
         && w.kernel <= BAND_COLUMNS
         && (w.stride <= LARGEST_STRIDE || w.output == 1)
-        && d.kernel.min(d.input) * h.kernel.min(h.input) * w.input.min(2 * BAND_COLUMNS) <= 1 << 16
+        && d.kernel.min(d.input) * h.kernel.min(h.input) * width <= 1 << 16
+        && groups().saturating_mul(width) <= 1 << 16
 }
 
 impl<T: Element> Band<T> {
@@ -162,9 +170,10 @@ impl<T: Element> Band<T> {
             sums.grow(padded + slack);
         }
         let of_plane = cells.depths.len() * shape.height * shape.width;
-        let kept = match (direct, flat) {
-            (true, _) => shape.width,
-            (_, true) => planes.len() * of_plane + height.kernel * shape.width,
+        let kept = match (factor, direct, flat) {
+            (_, true, _) => shape.width,
+            (_, _, true) => planes.len() * of_plane + height.kernel * shape.width,
+            (Factor::Activation, ..) => height.kernel / height.stride * (shape.width + GROUP),
             _ => planes.len() * of_plane,
         };
         for sums in &mut self.cells {
@@ -210,17 +219,23 @@ impl<T: Element> Band<T> {
                     });
                     continue;
                 }
-                let start = position * of_plane;
-                finite &= match factor {
-                    Factor::Activation => simd.vectorize(Exponentiate {
+                if factor == Factor::Activation {
+                    simd.vectorize(SumGroups {
                         band: &mut *self,
                         plane,
+                        shape: &shape,
                         cells: &cells,
-                        how: (beta, few),
-                        start,
-                    }),
-                    _ => self.exponentiate(simd, plane, &cells, (beta, factor, few), start),
-                };
+                        beta,
+                        height: *height,
+                        rows: rows.clone(),
+                        position,
+                        few,
+                    });
+                    continue;
+                }
+                let start = position * of_plane;
+                let how = (beta, factor, few);
+                finite &= self.exponentiate(simd, plane, &cells, how, start);
                 self.sum_columns(simd, &shape, (height, rows), &cells, (position, factor));
             }
             if !finite {
@@ -370,29 +385,9 @@ impl<T: Element> Band<T> {
 
 /// Zeros in a row's padding; mostly there is none, and nothing to call.
 #[inline(always)]
-fn clear<C: Copy + Default>(cells: &mut [C]) {
+pub fn clear<C: Copy + Default>(cells: &mut [C]) {
     if !cells.is_empty() {
         cells.fill(C::default());
-    }
-}
-
-/// [`Band::exponentiate`] by [`Factor::Activation`].
-struct Exponentiate<'a, T: Element> {
-    band: &'a mut Band<T>,
-    plane: Plane<'a, T>,
-    cells: &'a Cells,
-    how: (f64, bool),
-    start: usize,
-}
-
-impl<T: Element> WithSimd for Exponentiate<'_, T> {
-    type Output = bool;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> bool {
-        let how = (self.how.0, Factor::Activation, self.how.1);
-        self.band
-            .exponentiate(simd, self.plane, self.cells, how, self.start)
     }
 }
 
@@ -557,7 +552,7 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
 
 /// A shift; any will do where an activation is infinite, as its windows do not hold.
 #[inline(always)]
-fn finite_or_zero<C: Real>(shift: C) -> C {
+pub fn finite_or_zero<C: Real>(shift: C) -> C {
     match all_finite(&[shift]) {
         true => shift,
         false => C::default(),
@@ -566,7 +561,7 @@ fn finite_or_zero<C: Real>(shift: C) -> C {
 
 /// What rows of `width` cells have from column `start` on, a vector each.
 #[inline(always)]
-fn copy_ends<C: Copy>(rows: &[C], width: usize, start: usize, ends: &mut [C], vector: usize) {
+pub fn copy_ends<C: Copy>(rows: &[C], width: usize, start: usize, ends: &mut [C], vector: usize) {
     let ends = ends.chunks_exact_mut(vector);
     for (row, end) in rows.chunks_exact(width).zip(ends) {
         end[..width - start].copy_from_slice(&row[start..]);

@@ -7,6 +7,7 @@ mod block;
 mod direct;
 mod element;
 mod forward;
+mod groups;
 mod lanes;
 mod passed;
 mod simd;

@@ -207,6 +207,21 @@ impl<'a, T: Element> Plane<'a, T> {
         }
     }
 
+    /// The cells from the first of these to the last, whatever lies between, with the steps from a depth to the next and
+    /// from a row; `None` where the cells of a row do not lie side by side.
+    #[inline(always)]
+    pub fn span(
+        &self,
+        depths: &Range<usize>,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> Option<(&'a [T], [usize; 2])> {
+        let [depth, row, column] = self.strides;
+        let first = self.place([depths.start, rows.start, columns.start]);
+        let last = self.place([depths.end - 1, rows.end - 1, columns.end - 1]);
+        (column == 1).then(|| (&self.data[first..=last], [depth, row]))
+    }
+
     /// The cells of these rows and columns, row after row; `gathered` holds them where they do not lie side by side.
     #[inline(always)]
     pub fn block<'b, S: Simd>(

@@ -210,7 +210,7 @@ impl<C: Real> Columns<'_, C> {
         [es, exs]: [&mut [C]; 2],
         [carried_es, carried_exs]: [&mut [C]; 2],
     ) {
-        let by = By::new(simd, self.shift, self.scale, Factor::Activation);
+        let by = self.by(simd);
         let zero = C::splat(simd, C::default());
         for row in 0..count {
             let from = row * self.steps.0;
@@ -245,9 +245,14 @@ impl<C: Real> Columns<'_, C> {
         }
     }
 
+    #[inline(always)]
+    pub fn by<S: Simd>(&self, simd: S) -> By<C::V<S>> {
+        By::new(simd, self.shift, self.scale, Factor::Activation)
+    }
+
     /// `sum` with the weights of the vector of activations that begins at a cell.
     #[inline(always)]
-    fn add<S: Simd>(
+    pub fn add<S: Simd>(
         &self,
         simd: S,
         (e, ex): (C::V<S>, C::V<S>),
@@ -268,7 +273,7 @@ impl<C: Real> Columns<'_, C> {
 
 /// How activations are weighed: `e = 2^(scale·(x − shift))`.
 #[derive(Clone, Copy)]
-struct By<V> {
+pub struct By<V> {
     shift: V,
     scale: V,
     /// `−scale·shift`; what is rounded away of it changes all weights alike.

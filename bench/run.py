@@ -3,7 +3,7 @@
 
 Builds and drives `benches/softpool`, which times SoftPool, candle and a copy of the input, and times PyTorch here where
 Python has it. In every round each contender takes one turn, in the opposite order every other round; ratios are
-medians of the rounds' ratios. Writes the times as JSON, draws a chart, and prints a table of bars: what is wanted, what
+medians of the rounds' ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart, and prints a table of bars: what is wanted, what
 was measured, and whether that is met. Run it on a machine that does nothing else.
 """
 
@@ -28,7 +28,18 @@ SLOW, SLOW_ROUNDS = 0.5, 3
 PAUSE = 0.01
 
 
+# As in benches/softpool: has glibc keep freed memory, for PyTorch's turns too.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+
+
+def keep_memory():
+    """Starts over with KEEP_MEMORY, which is read once, at the start."""
+    if sys.platform == "linux" and not KEEP_MEMORY.keys() <= os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
+
+
 def main():
+    keep_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", default=f"{os.cpu_count()},1", help="thread counts, the first for the chart")

@@ -18,7 +18,7 @@ use contenders::Contender;
 ///
 /// In every round all contenders take one turn each, in the opposite order every other round. A turn is a call, or the
 /// median of as many as a millisecond holds. Contenders that need over half a second take part in three rounds only.
-/// A ratio is the median of the rounds' ratios. `copy` copies the input's bytes into a buffer that was written before, in pieces of 256 KiB on
+/// A ratio is the median of the rounds' ratios. On Linux, freed memory stays with the process, for all alike. `copy` copies the input's bytes into a buffer that was written before, in pieces of 256 KiB on
 /// all threads; every other contender allocates its results, as a call by a user does. A backward pass goes through
 /// candle's autograd, forward included, with ones as the output's gradient; `alone` is the backward kernel without
 /// autograd. Extra memory is the peak beyond inputs and results, counted in host allocations.
@@ -68,8 +68,32 @@ impl From<Float> for DType {
     }
 }
 
+/// What has glibc keep freed memory: fresh pages cost a contender more than its pooling, if the last one's were returned.
+#[cfg(target_os = "linux")]
+const KEEP_MEMORY: [(&str, &str); 2] = [
+    ("MALLOC_MMAP_MAX_", "0"),
+    ("MALLOC_TRIM_THRESHOLD_", "100000000000"),
+];
+
+/// Starts over with [`KEEP_MEMORY`], which is read once, at the start.
+#[cfg(target_os = "linux")]
+fn keep_memory() -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    if KEEP_MEMORY
+        .iter()
+        .all(|(name, _)| std::env::var_os(name).is_some())
+    {
+        return Ok(());
+    }
+    let mut again = std::process::Command::new(std::env::current_exe()?);
+    again.args(std::env::args_os().skip(1)).envs(KEEP_MEMORY);
+    Err(again.exec().into())
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
+    #[cfg(target_os = "linux")]
+    keep_memory()?;
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)

@@ -137,6 +137,9 @@ impl<T: Element> Band<T> {
         let lanes = Lanes::new(*width);
         let cells = Cells::of(geometry, factor, (d, rows, columns));
         let Cells { direct, flat, .. } = cells;
+        // Sets with shorter vectors have too few of them: sums would go to memory and back.
+        let vector = T::Compute::lanes::<S>() * size_of::<T::Compute>();
+        let grouped = cells.grouped && vector >= 64;
         let first = columns.start * width.stride;
         let left = width.padding.saturating_sub(first);
         let needed = (columns.len() - 1) * width.stride + width.kernel;
@@ -170,10 +173,10 @@ impl<T: Element> Band<T> {
             sums.grow(padded + slack);
         }
         let of_plane = cells.depths.len() * shape.height * shape.width;
-        let kept = match (factor, direct, flat) {
-            (_, true, _) => shape.width,
-            (_, _, true) => planes.len() * of_plane + height.kernel * shape.width,
-            (Factor::Activation, ..) => height.kernel / height.stride * (shape.width + GROUP),
+        let kept = match (direct, flat, grouped) {
+            (true, ..) => shape.width,
+            (_, true, _) => planes.len() * of_plane + height.kernel * shape.width,
+            (.., true) => height.kernel / height.stride * (shape.width + GROUP),
             _ => planes.len() * of_plane,
         };
         for sums in &mut self.cells {
@@ -219,7 +222,7 @@ impl<T: Element> Band<T> {
                     });
                     continue;
                 }
-                if factor == Factor::Activation {
+                if grouped {
                     simd.vectorize(SumGroups {
                         band: &mut *self,
                         plane,
@@ -235,7 +238,16 @@ impl<T: Element> Band<T> {
                 }
                 let start = position * of_plane;
                 let how = (beta, factor, few);
-                finite &= self.exponentiate(simd, plane, &cells, how, start);
+                finite &= match factor {
+                    Factor::Activation => simd.vectorize(Exponentiate {
+                        band: &mut *self,
+                        plane,
+                        cells: &cells,
+                        how: (beta, few),
+                        start,
+                    }),
+                    _ => self.exponentiate(simd, plane, &cells, how, start),
+                };
                 self.sum_columns(simd, &shape, (height, rows), &cells, (position, factor));
             }
             if !finite {
@@ -388,6 +400,26 @@ impl<T: Element> Band<T> {
 pub fn clear<C: Copy + Default>(cells: &mut [C]) {
     if !cells.is_empty() {
         cells.fill(C::default());
+    }
+}
+
+/// [`Band::exponentiate`] by [`Factor::Activation`].
+struct Exponentiate<'a, T: Element> {
+    band: &'a mut Band<T>,
+    plane: Plane<'a, T>,
+    cells: &'a Cells,
+    how: (f64, bool),
+    start: usize,
+}
+
+impl<T: Element> WithSimd for Exponentiate<'_, T> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        let how = (self.how.0, Factor::Activation, self.how.1);
+        self.band
+            .exponentiate(simd, self.plane, self.cells, how, self.start)
     }
 }
 
@@ -815,6 +847,8 @@ pub struct Cells {
     direct: bool,
     /// Whether [`Flat`] serves.
     flat: bool,
+    /// Whether [`SumGroups`] serves where there are vectors enough.
+    grouped: bool,
 }
 
 /// Whether every window has all of its cells.
@@ -841,6 +875,7 @@ impl Cells {
             columns: Lanes::new(*width).columns(columns),
             direct: false,
             flat: false,
+            grouped: false,
         };
         cells.flat = factor == Factor::Activation
             && cells.depths.len() == 1
@@ -856,6 +891,10 @@ impl Cells {
         cells.direct = factor == Factor::Activation
             && cells.depths.len() == 1
             && (Rows::cover(height) || rows.len() == 1);
+        // Groups of one row save nothing.
+        cells.grouped = factor == Factor::Activation
+            && !cells.direct
+            && (cells.depths.len() > 1 || height.stride > 1);
         let beyond = width.input - cells.columns.end;
         if cells.direct && cells.columns.start == 0 && beyond < width.stride {
             // Whole rows lie side by side, so that nothing is gathered.

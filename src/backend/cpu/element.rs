@@ -18,7 +18,7 @@ pub trait Element: WithDType + Default {
     /// One rounding to the dtype.
     fn round(v: f64) -> Self;
 
-    /// Turns a square of [`SIDE`](special::SIDE) rows, `from` cells apart, so that its columns become rows, `to` cells
+    /// Turns a square of sixteen rows, `from` cells apart, so that its columns become rows, `to` cells
     /// apart; `None` where there are no instructions for that.
     fn turn<S: Simd>(_simd: S, _from: (&[Self], usize), _to: (&mut [Self], usize)) -> Option<()> {
         None

@@ -3,8 +3,9 @@
 
 Builds and drives `benches/softpool`, which times SoftPool, candle and a copy of the input, and times PyTorch here where
 Python has it. In every round each contender takes one turn, in the opposite order every other round; ratios are
-medians of the rounds' ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart, and prints a table of bars: what is wanted, what
-was measured, and whether that is met. Run it on a machine that does nothing else.
+medians of the rounds' ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart,
+and prints a table of bars: what is wanted, what was measured, and whether that is met. Run it on a machine that does
+nothing else.
 """
 
 import argparse

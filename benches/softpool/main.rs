@@ -18,8 +18,8 @@ use contenders::Contender;
 ///
 /// In every round all contenders take one turn each, in the opposite order every other round. A turn is a call, or the
 /// median of as many as a millisecond holds. Contenders that need over half a second take part in three rounds only.
-/// A ratio is the median of the rounds' ratios. On Linux, freed memory stays with the process, for all alike. `copy` copies the input's bytes into a buffer that was written before, in pieces of 256 KiB on
-/// all threads; every other contender allocates its results, as a call by a user does. A backward pass goes through
+/// A ratio is the median of the rounds' ratios. On Linux, freed memory stays with the process, for all alike. `copy`
+/// copies the input's bytes into a buffer that was written before, in pieces of 256 KiB on all threads; every other contender allocates its results, as a call by a user does. A backward pass goes through
 /// candle's autograd, forward included, with ones as the output's gradient; `alone` is the backward kernel without
 /// autograd. Extra memory is the peak beyond inputs and results, counted in host allocations.
 #[derive(Parser)]

@@ -112,6 +112,18 @@ fn large_views_give_the_bits_of_their_copies() -> Result<()> {
     Ok(())
 }
 
+/// Planes so large that several threads share one where they are contiguous, with too many channels to be shared where
+/// those come last.
+#[test]
+fn planes_of_many_tiles_give_the_bits_of_their_copies() -> Result<()> {
+    let pool = SoftPool2d::new(2);
+    for (rows, columns) in [(270, 270), (2, 3000)] {
+        let xs = randn(9, 2.0, (2, rows, columns, 19), DType::F32)?.permute((0, 3, 1, 2))?;
+        assert_same(&pool.forward(&xs)?, &pool.forward(&xs.contiguous()?)?);
+    }
+    Ok(())
+}
+
 #[test]
 fn views_in_one_and_three_dimensions() -> Result<()> {
     for dtype in dtypes() {

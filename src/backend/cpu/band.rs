@@ -12,7 +12,7 @@ use super::lanes::Lanes;
 use super::simd::{all_finite, Real};
 use super::sums::{lanes_of, sum, taps, GROUP};
 use super::view::{Plane, View};
-use super::weigh::{exponentiate, largest, load, sample, Ahead, Columns, Factor, Rows};
+use super::weigh::{exponentiate, largest, load, sample, store, Ahead, By, Columns, Factor, Rows};
 use crate::geometry::{Axis, Geometry};
 use pulp::{Simd, WithSimd};
 use std::f64::consts::LOG2_E;
@@ -510,6 +510,12 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
         let sign = T::Compute::from_f64(1f64.copysign(beta));
         let shift = finite_or_zero(largest::<S, _>(simd, sample(x, few), sign) * sign);
         let scale = T::Compute::from_f64(beta * LOG2_E);
+        let by = By::new(
+            simd,
+            T::Compute::splat(simd, shift),
+            scale,
+            Factor::Activation,
+        );
         let vector = T::Compute::lanes::<S>();
         let (w, padded) = (shape.width, shape.padded);
         let [es, exs] = &mut band.columns;
@@ -560,11 +566,11 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
                     false => &x[part.start..],
                 };
                 let columns = Columns {
-                    shift,
-                    scale,
+                    by,
                     x,
                     ahead: ahead.skip(start + part.start),
                     steps: (step, padded),
+                    pace: vector,
                     width: part.len(),
                 };
                 let carry = [
@@ -803,17 +809,17 @@ fn means_of<S: Simd, C: Real, const N: usize>(
 }
 
 /// Whether windows [`hold`], a vector at a time.
-struct Held<S: Simd, C: Real> {
+pub struct Held<S: Simd, C: Real> {
     /// The least total, negated.
     low: C::V<S>,
     high: C::V<S>,
     /// Turns into NaN with the first mean that is not finite.
-    nothing: C::V<S>,
+    pub nothing: C::V<S>,
 }
 
 impl<S: Simd, C: Real> Held<S, C> {
     #[inline(always)]
-    fn new(simd: S) -> Self {
+    pub fn new(simd: S) -> Self {
         let lowest = C::splat(simd, C::NEG_INFINITY);
         Self {
             low: lowest,
@@ -823,7 +829,7 @@ impl<S: Simd, C: Real> Held<S, C> {
     }
 
     #[inline(always)]
-    fn see(&mut self, simd: S, total: C::V<S>, mean: C::V<S>) {
+    pub fn see(&mut self, simd: S, total: C::V<S>, mean: C::V<S>) {
         let zero = C::splat(simd, C::default());
         self.low = C::max(simd, C::vsub(simd, zero, total), self.low);
         self.high = C::max(simd, total, self.high);
@@ -836,6 +842,23 @@ impl<S: Simd, C: Real> Held<S, C> {
             && C::largest(simd, self.high) < C::from_f64(MOST_TOTAL)
             && C::sum(simd, self.nothing) == C::default()
     }
+
+    /// Whether those of a lane do, a bit each.
+    #[inline(always)]
+    pub fn lanes(&self) -> u32 {
+        let mut lanes = [[C::default(); GROUP]; 3];
+        for (lanes, vector) in lanes.iter_mut().zip([self.low, self.high, self.nothing]) {
+            store::<S, C>(lanes, 0, vector);
+        }
+        let [low, high, nothing] = lanes;
+        (0..C::lanes::<S>())
+            .filter(|&lane| {
+                low[lane] < C::from_f64(-LEAST_TOTAL)
+                    && high[lane] < C::from_f64(MOST_TOTAL)
+                    && nothing[lane] == C::default()
+            })
+            .fold(0, |bits, lane| bits | 1 << lane)
+    }
 }
 
 /// The activations of a band.
@@ -844,7 +867,7 @@ pub struct Cells {
     pub rows: Range<usize>,
     pub columns: Range<usize>,
     /// Whether [`WeighColumns`] serves.
-    direct: bool,
+    pub direct: bool,
     /// Whether [`Flat`] serves.
     flat: bool,
     /// Whether [`SumGroups`] serves where there are vectors enough.

@@ -36,7 +36,7 @@ pub trait Element: WithDType + Default {
 }
 
 macro_rules! computed_in_itself {
-    ($t:ty $(, $turn:path)?) => {
+    ($t:ty) => {
         impl Element for $t {
             type Compute = $t;
             const MAX: f64 = <$t>::MAX as f64;
@@ -44,16 +44,14 @@ macro_rules! computed_in_itself {
             fn round(v: f64) -> Self {
                 v as $t
             }
-            $(
-                #[inline(always)]
-                fn turn<S: Simd>(
-                    simd: S,
-                    from: (&[Self], usize),
-                    to: (&mut [Self], usize),
-                ) -> Option<()> {
-                    $turn(simd, from, to)
-                }
-            )?
+            #[inline(always)]
+            fn turn<S: Simd>(
+                simd: S,
+                from: (&[Self], usize),
+                to: (&mut [Self], usize),
+            ) -> Option<()> {
+                <$t as Real>::turn(simd, from, to)
+            }
             #[inline(always)]
             fn widen<'a, S: Simd>(
                 _simd: S,
@@ -100,7 +98,7 @@ macro_rules! computed_in_f32 {
     };
 }
 
-computed_in_itself!(f32, special::turn);
+computed_in_itself!(f32);
 computed_in_itself!(f64);
 computed_in_f32!(f16, widen_f16, narrow_f16);
 computed_in_f32!(bf16, widen_bf16, narrow_bf16);

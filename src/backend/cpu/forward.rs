@@ -1,10 +1,11 @@
 //! SoftPool of a tile of the output: band after band of its windows, or row after row where a band does not serve.
 
+use super::abreast::{self, Abreast};
 use super::band::{self, Band, Cells};
 use super::block::{self, Block, Temperature, Windows};
 use super::direct;
 use super::element::Element;
-use super::simd::all_finite;
+use super::simd::{all_finite, Real};
 use super::sums::GROUP;
 use super::tiles::{spans, Tile};
 use super::view::{View, TOGETHER};
@@ -19,6 +20,8 @@ pub struct Forward<'a, T: Element> {
     pub input: View<'a, T>,
     pub geometry: &'a Geometry,
     pub weighting: Weighting,
+    /// Rows and columns between which no band goes on: the ends of tiles of contiguous planes.
+    pub cut: [usize; 2],
     pub scratch: &'a mut Scratch<T>,
     pub tile: &'a Tile,
     pub output: &'a mut [T],
@@ -28,6 +31,7 @@ pub struct Forward<'a, T: Element> {
 #[derive(Default)]
 pub struct Scratch<T: Element> {
     band: Band<T>,
+    abreast: Abreast<T>,
     block: Block<T>,
     /// Cells of interleaved planes.
     gathered: Vec<T>,
@@ -50,43 +54,112 @@ impl<T: Element> Forward<'_, T> {
     #[inline(always)]
     fn bands<S: Simd>(&mut self, simd: S) {
         let [planes, rows, columns] = band::sizes(self.geometry);
-        let tile = self.tile;
-        let group = match self.input.interleaved() {
-            true => TOGETHER,
+        let (tile, cut) = (self.tile, self.cut);
+        let interleaved = self.input.interleaved();
+        let group = match interleaved {
+            true => tile.planes.len(),
             false => planes,
         };
         for group in spans(&tile.planes, group) {
-            for (d, depth) in depths(&tile.rows, self.geometry.axes[1].output) {
-                for rows in spans(&depth, rows) {
-                    for columns in spans(&tile.columns, columns) {
-                        self.bands_of(simd, &group, planes, (d, &rows, &columns));
+            for (d, rows) in bands_of(&tile.rows, cut[0], self.geometry.axes[1].output, rows) {
+                for part in spans(&tile.columns, cut[1]) {
+                    for columns in spans(&part, columns) {
+                        let windows = (d, &rows, &columns);
+                        match interleaved {
+                            true => self.interleaved(simd, planes, windows),
+                            false => self.band(simd, (self.input, 0), &group, windows),
+                        }
                     }
                 }
             }
         }
     }
 
-    /// The bands of a group of planes, so many at a time.
+    /// Windows of all planes of the tile, which come in bands of so many.
     #[inline(always)]
-    fn bands_of<S: Simd>(
+    fn interleaved<S: Simd>(
+        &mut self,
+        simd: S,
+        planes: usize,
+        windows: (usize, &Range<usize>, &Range<usize>),
+    ) {
+        let cells = Cells::of(self.geometry, Factor::Activation, windows);
+        let Range { mut start, end } = self.tile.planes;
+        while start < end {
+            start = match self.abreast(simd, start, &cells, windows) {
+                Some(next) => next,
+                None => {
+                    let group = start..end.min(start + TOGETHER);
+                    self.gathered(simd, &group, planes, (&cells, windows));
+                    group.end
+                }
+            };
+        }
+    }
+
+    /// A band of planes side by side, of which this is the first; says which is the next.
+    #[inline(always)]
+    fn abreast<S: Simd>(
+        &mut self,
+        simd: S,
+        first: usize,
+        cells: &Cells,
+        windows: (usize, &Range<usize>, &Range<usize>),
+    ) -> Option<usize> {
+        let (d, rows, columns) = windows;
+        let lanes = T::Compute::lanes::<S>();
+        let planes = self.input.abreast(first, lanes)?;
+        if !abreast::serves::<S, T>(cells) {
+            return None;
+        }
+        let held = simd.vectorize(abreast::Pool {
+            abreast: &mut self.scratch.abreast,
+            input: self.input,
+            geometry: self.geometry,
+            beta: self.weighting.beta,
+            planes: planes.clone(),
+            cells,
+            windows: [rows, columns],
+        });
+        let height = self.geometry.axes[1].output;
+        // Rows of a plane lie side by side in the tile as in the band, if they are whole.
+        let row = match *columns == self.tile.columns {
+            true => rows.len() * columns.len(),
+            false => columns.len(),
+        };
+        let wanted = first..planes.end.min(self.tile.planes.end);
+        for plane in wanted.clone() {
+            let lane = plane - planes.start;
+            if held >> lane & 1 == 0 {
+                self.gathered(simd, &(plane..plane + 1), 1, (cells, windows));
+                continue;
+            }
+            let cells = rows.len() * columns.len();
+            let outputs = &self.scratch.abreast.outputs[lane * cells..][..cells];
+            for (r, outputs) in outputs.chunks_exact(row).enumerate() {
+                let at = start(self.tile, plane, d * height + rows.start + r, columns);
+                T::narrow(simd, outputs, &mut self.output[at..at + row]);
+            }
+        }
+        Some(wanted.end)
+    }
+
+    /// Bands of so many planes of a group, whose cells are brought together before.
+    #[inline(always)]
+    fn gathered<S: Simd>(
         &mut self,
         simd: S,
         group: &Range<usize>,
         planes: usize,
-        windows: (usize, &Range<usize>, &Range<usize>),
+        (cells, windows): (&Cells, (usize, &Range<usize>, &Range<usize>)),
     ) {
-        if self.input.interleaved() {
-            let cells = Cells::of(self.geometry, Factor::Activation, windows);
-            let cells = [&cells.depths, &cells.rows, &cells.columns];
-            let mut gathered = std::mem::take(&mut self.scratch.gathered);
-            let input = self.input.gather(simd, group, cells, &mut gathered);
-            for planes in spans(group, planes.min(group.len())) {
-                self.band(simd, (input, group.start), &planes, windows);
-            }
-            self.scratch.gathered = gathered;
-        } else {
-            self.band(simd, (self.input, 0), group, windows);
+        let cells = [&cells.depths, &cells.rows, &cells.columns];
+        let mut gathered = std::mem::take(&mut self.scratch.gathered);
+        let input = self.input.gather(simd, group, cells, &mut gathered);
+        for planes in spans(group, planes.min(group.len())) {
+            self.band(simd, (input, group.start), &planes, windows);
         }
+        self.scratch.gathered = gathered;
     }
 
     /// A band of `input`, whose planes begin with the one at `first`.
@@ -215,6 +288,7 @@ impl<T: Element> WithSimd for Row<'_, '_, T> {
             scratch: Scratch { block, .. },
             tile,
             output,
+            ..
         } = self.forward;
         let windows = self.windows;
         let [d, h] = windows.row;
@@ -263,6 +337,18 @@ fn short_rows<S: Simd, T: Element>(
         let cells = &mut output[row * columns..][..columns];
         T::narrow(simd, &means[row * pitch..][..columns], cells);
     }
+}
+
+/// Bands of so many rows, each in one depth of so many, and `cut` at a tile's ends.
+fn bands_of(
+    rows: &Range<usize>,
+    cut: usize,
+    height: usize,
+    of_band: usize,
+) -> impl Iterator<Item = (usize, Range<usize>)> {
+    spans(rows, cut)
+        .flat_map(move |rows| depths(&rows, height))
+        .flat_map(move |(d, rows)| spans(&rows, of_band).map(move |rows| (d, rows)))
 }
 
 /// Where a row's columns begin in the tile's output.

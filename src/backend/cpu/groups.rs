@@ -6,7 +6,7 @@ use super::band::{clear, copy_ends, finite_or_zero, Band, Cells, Shape};
 use super::element::Element;
 use super::simd::Real;
 use super::view::Plane;
-use super::weigh::{largest, load, sample, Ahead, Columns};
+use super::weigh::{largest, load, sample, store, Ahead, By, Columns, Factor};
 use crate::geometry::Axis;
 use pulp::{Simd, WithSimd};
 use std::f64::consts::LOG2_E;
@@ -75,13 +75,15 @@ impl<T: Element> WithSimd for SumGroups<'_, T> {
         let stack = stack(simd, self.plane, cells, (gathered, widened, stacked));
         let sign = T::Compute::from_f64(1f64.copysign(self.beta));
         let largest = stack.largest(simd, cells.rows.len(), self.few, sign);
+        let shift = T::Compute::splat(simd, finite_or_zero(largest * sign));
+        let scale = T::Compute::from_f64(self.beta * LOG2_E);
         let vector = T::Compute::lanes::<S>();
         let columns = Columns {
-            shift: finite_or_zero(largest * sign),
-            scale: T::Compute::from_f64(self.beta * LOG2_E),
+            by: By::new(simd, shift, scale, Factor::Activation),
             x: stack.x,
             ahead: stack.ahead,
             steps: (0, 0),
+            pace: vector,
             width: shape.width.next_multiple_of(vector),
         };
         let mut ring = Ring {
@@ -289,12 +291,11 @@ impl<C: Real> Ring<'_, C> {
     fn sum<S: Simd>(
         &mut self,
         simd: S,
-        (columns, first): (&Columns<'_, C>, usize),
+        (columns, first): (&Columns<'_, S, C>, usize),
         group: &Group,
         (row, at): (usize, Range<usize>),
         sums: &mut Option<[&mut [C]; 2]>,
     ) {
-        let by = columns.by(simd);
         let zero = C::splat(simd, C::default());
         let [ring_es, ring_exs] = &mut self.sums;
         let own = match self.slots {
@@ -304,11 +305,11 @@ impl<C: Real> Ring<'_, C> {
         for at in at.step_by(C::lanes::<S>()) {
             let mut sum = (zero, zero);
             for row in &group.first {
-                sum = columns.add(simd, sum, row + at - first, by);
+                sum = columns.add(simd, sum, row + at - first);
             }
             let (mut e, mut ex) = sum;
             for row in &group.rest {
-                sum = columns.add(simd, sum, row + at - first, by);
+                sum = columns.add(simd, sum, row + at - first);
             }
             if let Some([es, exs]) = sums {
                 for slot in 0..self.slots {
@@ -324,10 +325,4 @@ impl<C: Real> Ring<'_, C> {
             }
         }
     }
-}
-
-/// Writes the vector that begins at a cell.
-#[inline(always)]
-fn store<S: Simd, C: Real>(cells: &mut [C], start: usize, vector: C::V<S>) {
-    C::vectors_mut::<S>(&mut cells[start..start + C::lanes::<S>()])[0] = vector;
 }

@@ -1,5 +1,6 @@
 //! The CPU backend: tiles of the output on all threads, vectorised for the machine at run time.
 
+mod abreast;
 mod aligned;
 mod backward;
 mod band;
@@ -56,10 +57,7 @@ fn forward_on<T: Element>(
         columns: geometry.axes[2].output,
         most: FORWARD_TILE,
         least_rows: 1,
-        together: match input.interleaved() {
-            true => view::TOGETHER,
-            false => 1,
-        },
+        together: together(&input),
         work: input.planes().saturating_mul(geometry.input_cells()),
     };
     let vectorised = block::covers::<T::Compute>(geometry, weighting);
@@ -68,6 +66,7 @@ fn forward_on<T: Element>(
             input,
             geometry,
             weighting,
+            cut: tiling.alone(),
             scratch,
             tile,
             output,
@@ -78,6 +77,19 @@ fn forward_on<T: Element>(
         }
     });
     output.ok_or_else(|| no_memory(&tiling))
+}
+
+/// Planes that are best read together, for those that lie side by side: a few cache lines, if all threads have enough
+/// to do then. Outputs do not depend on it.
+fn together<T: Element>(input: &View<'_, T>) -> usize {
+    let share = input.planes() / (2 * rayon::current_num_threads());
+    match input.channels_abreast() {
+        Some(view::TOGETHER..) => {
+            share.clamp(view::TOGETHER, 4 * view::TOGETHER) / view::TOGETHER * view::TOGETHER
+        }
+        Some(channels) => share.clamp(1, channels),
+        None => 1,
+    }
 }
 
 /// The gradient of the input of `forward`, contiguous, from that of its output.

@@ -62,6 +62,8 @@ pub trait Real:
     fn halves<S: Simd>(simd: S, ab: [Self::V<S>; 2]) -> Option<[Self::V<S>; 2]>;
     /// Of three vectors that follow each other, every third lane, from the first three on, likewise.
     fn thirds<S: Simd>(simd: S, abc: [Self::V<S>; 3]) -> Option<[Self::V<S>; 3]>;
+    /// [`super::special::turn`], where there are instructions for that.
+    fn turn<S: Simd>(simd: S, from: (&[Self], usize), to: (&mut [Self], usize)) -> Option<()>;
     /// `a·b + c`, fused where that is fast
     fn mul_add<S: Simd>(simd: S, a: Self::V<S>, b: Self::V<S>, c: Self::V<S>) -> Self::V<S>;
     /// The larger; either where one is NaN.
@@ -187,8 +189,14 @@ fn none<S: Simd, V, const N: usize>(_simd: S, _vectors: [V; N]) -> Option<[V; N]
     None
 }
 
+/// [`Real::turn`]
+#[inline(always)]
+fn no_turn<S: Simd, C>(_simd: S, _from: (&[C], usize), _to: (&mut [C], usize)) -> Option<()> {
+    None
+}
+
 macro_rules! real {
-    ($t:ident, $v:ident, $lanes:ident, $smallest_beta:expr, $zero:expr, $round:expr, $scaled:ident, $ratio:path, $exp2_at:path, $halves:path, $thirds:path,
+    ($t:ident, $v:ident, $lanes:ident, $smallest_beta:expr, $zero:expr, $round:expr, $scaled:ident, $ratio:path, $exp2_at:path, $halves:path, $thirds:path, $turn:path,
      $as_simd:ident, $as_mut_simd:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $mul_add:ident,
      $max:ident, $min:ident, $less:ident, $select:ident, $equal:ident, $sum:ident, $largest:ident) => {
         impl Real for $t {
@@ -252,6 +260,14 @@ macro_rules! real {
                 $thirds(simd, abc)
             }
             #[inline(always)]
+            fn turn<S: Simd>(
+                simd: S,
+                from: (&[Self], usize),
+                to: (&mut [Self], usize),
+            ) -> Option<()> {
+                $turn(simd, from, to)
+            }
+            #[inline(always)]
             fn mul_add<S: Simd>(simd: S, a: S::$v, b: S::$v, c: S::$v) -> S::$v {
                 simd.$mul_add(a, b, c)
             }
@@ -308,6 +324,7 @@ real!(
     special::exp2_at,
     special::halves,
     special::thirds,
+    special::turn,
     as_simd_f32s,
     as_mut_simd_f32s,
     splat_f32s,
@@ -337,6 +354,7 @@ real!(
     no_exp2_at,
     none,
     none,
+    no_turn,
     as_simd_f64s,
     as_mut_simd_f64s,
     splat_f64s,

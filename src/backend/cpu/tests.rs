@@ -212,3 +212,63 @@ fn totals_beyond_the_largest_number_are_not_taken() -> Result<()> {
     };
     compare_outputs(View::new(&x, &layout, 2), geometry, weighting, 1e-6)
 }
+
+/// Channels that come last, whose cells lie side by side, give the bits of contiguous ones on every instruction set,
+/// whatever is wrong with some of them.
+fn compare_interleaved<T: Element>(beta: f64) -> Result<()> {
+    let weighting = Weighting {
+        beta,
+        nan_to_num: false,
+    };
+    for (windows, [n, _, height, width]) in CASES {
+        for channels in [3, 4, 8, 16, 19, 37] {
+            let shape = [n, channels, height, width];
+            let geometry = &geometry(windows, &shape)?;
+            let mut x = values::<T>(shape.iter().product());
+            let plane = height * width;
+            for (channel, far) in [
+                (1, f64::NAN),
+                (2, f64::INFINITY),
+                (5, 90.0),
+                (17, -2000.0),
+                (18, f64::MIN),
+            ] {
+                if channel < channels {
+                    x[channel * plane + plane / 2] = T::round(far);
+                }
+            }
+            let contiguous = Layout::contiguous(Shape::from(&shape[..]));
+            let last = Layout::new(
+                Shape::from(&shape[..]),
+                vec![plane * channels, 1, width * channels, channels],
+                0,
+            );
+            let mut turned = x.clone();
+            for (i, x) in x.iter().enumerate() {
+                let (plane_of, cell) = (i / plane, i % plane);
+                let (n, c) = (plane_of / channels, plane_of % channels);
+                turned[(n * plane + cell) * channels + c] = *x;
+            }
+            for arch in archs() {
+                let found = [(&x, &contiguous), (&turned, &last)].map(|(x, layout)| {
+                    let y = forward_on(arch, View::new(x, layout, 2), geometry, weighting)?;
+                    let bits = |y: &T| if *y == *y { y.to_f64().to_bits() } else { 1 };
+                    Ok::<Vec<u64>, candle_core::Error>(y.iter().map(bits).collect())
+                });
+                let [of_contiguous, of_last] = found;
+                let same = of_contiguous? == of_last?;
+                assert!(same, "{arch:?} {windows:?} {shape:?} β {beta}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn channels_last_give_the_bits_of_contiguous_ones() -> Result<()> {
+    compare_interleaved::<f32>(1.0)?;
+    compare_interleaved::<f32>(-6.0)?;
+    compare_interleaved::<f64>(1.0)?;
+    compare_interleaved::<f16>(1.0)?;
+    compare_interleaved::<bf16>(-1.0)
+}

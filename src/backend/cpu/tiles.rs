@@ -1,4 +1,4 @@
-//! Cuts planes into tiles, the pieces that threads work on: what a tile is depends on sizes alone, so that the same
+//! Cuts planes into tiles, the pieces that threads work on: where planes are cut depends on sizes alone, so that the same
 //! bits come out whatever the number of threads.
 
 use std::mem::MaybeUninit;
@@ -37,23 +37,34 @@ pub struct Tiling {
 }
 
 impl Tiling {
+    /// Planes, rows and columns of a tile; those of a plane's rows one after the other, where a tile is whole planes.
+    fn sizes(&self, together: usize) -> [usize; 3] {
+        let plane = self.rows * self.columns;
+        let cells = self.most.min(self.planes * plane / LEAST_TILES).max(1024);
+        let planes = (cells / plane).max(1).next_multiple_of(together);
+        if planes > 1 || plane <= cells {
+            return [planes, self.rows, plane];
+        }
+        let rows = (cells / self.columns).clamp(self.least_rows, self.rows.max(self.least_rows));
+        match self.rows {
+            1 => [1, 1, cells],
+            _ => [1, rows, self.columns],
+        }
+    }
+
+    /// The rows and columns that tiles would have if no planes were read together.
+    pub fn alone(&self) -> [usize; 2] {
+        let [_, rows, columns] = self.sizes(1);
+        [rows, columns]
+    }
+
     /// Tiles in the order of their cells.
     fn tiles(self) -> Vec<Tile> {
-        let plane = self.rows * self.columns;
-        let most = self.most.min(self.planes * plane / LEAST_TILES).max(1024);
-        let together = self.together.min(self.planes / LEAST_TILES).max(1);
-        let planes = (most / plane).max(1).next_multiple_of(together);
-        let whole = planes > 1 || plane <= most;
-        let rows = (most / self.columns).clamp(self.least_rows, self.rows.max(self.least_rows));
-        let columns = match self.rows {
-            1 => most,
-            _ => self.columns,
-        };
+        let [planes, rows, columns] = self.sizes(self.together);
         let mut tiles = Vec::new();
         for planes in pieces(self.planes, planes) {
-            let rows = if whole { self.rows } else { rows };
             for rows in pieces(self.rows, rows) {
-                for columns in pieces(self.columns, if whole { plane } else { columns }) {
+                for columns in pieces(self.columns, columns) {
                     tiles.push(Tile {
                         planes: planes.clone(),
                         rows: rows.clone(),

@@ -44,6 +44,19 @@ impl<'a, T> View<'a, T> {
         self.strides[1] == 1 && self.strides[4] > 1 && self.channels > 1
     }
 
+    /// So many planes, this one among the first of them, whose cells lie side by side; there may be too few channels.
+    pub fn abreast(&self, plane: usize, count: usize) -> Option<Range<usize>> {
+        let channel = plane % self.channels;
+        let before = channel - channel.min(self.channels.checked_sub(count)?);
+        self.interleaved()
+            .then(|| plane - before..plane - before + count)
+    }
+
+    /// Channels, if their cells lie side by side.
+    pub fn channels_abreast(&self) -> Option<usize> {
+        self.interleaved().then_some(self.channels)
+    }
+
     /// Batch times channels.
     pub fn planes(&self) -> usize {
         self.batch * self.channels
@@ -220,6 +233,22 @@ impl<'a, T: Element> Plane<'a, T> {
         let first = self.place([depths.start, rows.start, columns.start]);
         let last = self.place([depths.end - 1, rows.end - 1, columns.end - 1]);
         (column == 1).then(|| (&self.data[first..=last], [depth, row]))
+    }
+
+    /// The cells from the first of these to the last and `abreast` more behind it, whatever lies between, with the steps
+    /// from a row to the next and from a column.
+    #[inline(always)]
+    pub fn lattice(
+        &self,
+        d: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        abreast: usize,
+    ) -> (&'a [T], [usize; 2]) {
+        let [_, row, column] = self.strides;
+        let first = self.place([d, rows.start, columns.start]);
+        let last = self.place([d, rows.end - 1, columns.end - 1]);
+        (&self.data[first..last + abreast], [row, column])
     }
 
     /// The cells of these rows and columns, row after row; `gathered` holds them where they do not lie side by side.

@@ -34,8 +34,14 @@ pub fn sample<C>(x: &[C], few: bool) -> &[C] {
     if !few {
         return x;
     }
-    let start = x.len().saturating_sub(SAMPLE) / 4;
-    &x[start..x.len().min(start + SAMPLE)]
+    &x[sampled(x.len())]
+}
+
+/// Which of so many activations are a sample.
+#[inline(always)]
+pub fn sampled(cells: usize) -> Range<usize> {
+    let start = cells.saturating_sub(SAMPLE) / 4;
+    start..cells.min(start + SAMPLE)
 }
 
 /// Activations of a sample.
@@ -82,7 +88,7 @@ pub fn exponentiate<S: Simd, C: Real>(
     es: &mut [C],
     efs: &mut [C],
 ) -> bool {
-    let by = By::new(simd, shift, scale, factor);
+    let by = By::new(simd, C::splat(simd, shift), scale, factor);
     let zero = C::splat(simd, C::default());
     // Turns into NaN with the first cell that is not finite.
     let mut nothing = zero;
@@ -178,21 +184,22 @@ impl Rows {
 }
 
 /// `e = 2^(scale·(x − shift))` and `e·x`, summed down columns.
-pub struct Columns<'a, C> {
-    pub shift: C,
-    pub scale: C,
+pub struct Columns<'a, S: Simd, C: Real> {
+    pub by: By<C::V<S>>,
     pub x: &'a [C],
     pub ahead: Ahead,
     /// From a row of windows to the next: cells of `x`, and of the sums.
     pub steps: (usize, usize),
+    /// From a vector of activations to the next.
+    pub pace: usize,
     /// Cells of a row of sums, whole vectors.
     pub width: usize,
 }
 
-impl<C: Real> Columns<'_, C> {
+impl<S: Simd, C: Real> Columns<'_, S, C> {
     /// The sums of [`Rows`]; `carry` has those of shared rows alone from one row of windows to the next.
     #[inline(always)]
-    pub fn sum<S: Simd>(&self, simd: S, rows: &Rows, sums: [&mut [C]; 2], carry: [&mut [C]; 2]) {
+    pub fn sum(&self, simd: S, rows: &Rows, sums: [&mut [C]; 2], carry: [&mut [C]; 2]) {
         let count = rows.count;
         // Counts that the compiler knows, for the common windows.
         match (&rows.own[..], &rows.shared[..], rows.carried) {
@@ -203,7 +210,7 @@ impl<C: Real> Columns<'_, C> {
     }
 
     #[inline(always)]
-    fn sum_of<S: Simd>(
+    fn sum_of(
         &self,
         simd: S,
         (own, shared, carried): (&[usize], &[usize], bool),
@@ -211,7 +218,6 @@ impl<C: Real> Columns<'_, C> {
         [es, exs]: [&mut [C]; 2],
         [carried_es, carried_exs]: [&mut [C]; 2],
     ) {
-        let by = self.by(simd);
         let zero = C::splat(simd, C::default());
         for row in 0..count {
             let from = row * self.steps.0;
@@ -223,19 +229,19 @@ impl<C: Real> Columns<'_, C> {
                 .iter_mut()
                 .zip(C::vectors_mut::<S>(&mut carried_exs[..self.width]));
             for (i, ((e, ex), (carried_e, carried_ex))) in sums.zip(carry).enumerate() {
-                let at = from + i * C::lanes::<S>();
+                let at = from + i * self.pace;
                 let (mut sum, own) = match (carried, own) {
-                    (false, [first, rest @ ..]) => (self.weigh(simd, first + at, by), rest),
+                    (false, [first, rest @ ..]) => (self.weigh(simd, first + at), rest),
                     (false, []) => ((zero, zero), own),
                     (true, _) => ((*carried_e, *carried_ex), own),
                 };
                 for row in own {
-                    sum = self.add(simd, sum, row + at, by);
+                    sum = self.add(simd, sum, row + at);
                 }
                 if let [first, rest @ ..] = shared {
-                    let mut of_shared = self.weigh(simd, first + at, by);
+                    let mut of_shared = self.weigh(simd, first + at);
                     for row in rest {
-                        of_shared = self.add(simd, of_shared, row + at, by);
+                        of_shared = self.add(simd, of_shared, row + at);
                     }
                     sum.0 = C::vadd(simd, sum.0, of_shared.0);
                     sum.1 = C::vadd(simd, sum.1, of_shared.1);
@@ -246,29 +252,18 @@ impl<C: Real> Columns<'_, C> {
         }
     }
 
-    #[inline(always)]
-    pub fn by<S: Simd>(&self, simd: S) -> By<C::V<S>> {
-        By::new(simd, self.shift, self.scale, Factor::Activation)
-    }
-
     /// `sum` with the weights of the vector of activations that begins at a cell.
     #[inline(always)]
-    pub fn add<S: Simd>(
-        &self,
-        simd: S,
-        (e, ex): (C::V<S>, C::V<S>),
-        cell: usize,
-        by: By<C::V<S>>,
-    ) -> (C::V<S>, C::V<S>) {
-        let (weight, product) = self.weigh(simd, cell, by);
+    pub fn add(&self, simd: S, (e, ex): (C::V<S>, C::V<S>), cell: usize) -> (C::V<S>, C::V<S>) {
+        let (weight, product) = self.weigh(simd, cell);
         (C::vadd(simd, e, weight), C::vadd(simd, ex, product))
     }
 
     /// The weights of the vector of activations that begins at a cell, and their products.
     #[inline(always)]
-    fn weigh<S: Simd>(&self, simd: S, cell: usize, by: By<C::V<S>>) -> (C::V<S>, C::V<S>) {
+    fn weigh(&self, simd: S, cell: usize) -> (C::V<S>, C::V<S>) {
         self.ahead.read(cell);
-        weigh::<S, C>(simd, load::<S, C>(self.x, cell), by)
+        weigh::<S, C>(simd, load::<S, C>(self.x, cell), self.by)
     }
 }
 
@@ -282,13 +277,16 @@ pub struct By<V> {
     factor: Factor,
 }
 
-impl<V> By<V> {
+impl<V: Copy> By<V> {
+    /// A shift for each lane.
     #[inline(always)]
-    fn new<S: Simd, C: Real<V<S> = V>>(simd: S, shift: C, scale: C, factor: Factor) -> Self {
+    pub fn new<S: Simd, C: Real<V<S> = V>>(simd: S, shift: V, scale: C, factor: Factor) -> Self {
+        let zero = C::splat(simd, C::default());
+        let scale = C::splat(simd, scale);
         Self {
-            shift: C::splat(simd, shift),
-            scale: C::splat(simd, scale),
-            offset: C::splat(simd, C::default() - scale * shift),
+            shift,
+            scale,
+            offset: C::vsub(simd, zero, C::vmul(simd, scale, shift)),
             factor,
         }
     }
@@ -358,4 +356,10 @@ impl Ahead {
 #[inline(always)]
 pub fn load<S: Simd, C: Real>(cells: &[C], start: usize) -> C::V<S> {
     C::vectors::<S>(&cells[start..start + C::lanes::<S>()])[0]
+}
+
+/// Writes the vector that begins at a cell.
+#[inline(always)]
+pub fn store<S: Simd, C: Real>(cells: &mut [C], start: usize, vector: C::V<S>) {
+    C::vectors_mut::<S>(&mut cells[start..start + C::lanes::<S>()])[0] = vector;
 }

@@ -116,16 +116,18 @@ fn narrow_f16<S: Simd>(simd: S, values: &[f32], cells: &mut [f16]) {
 }
 
 #[inline(always)]
-fn widen_bf16<S: Simd>(_simd: S, cells: &[bf16], values: &mut [f32]) {
-    for (value, cell) in values.iter_mut().zip(cells) {
+fn widen_bf16<S: Simd>(simd: S, cells: &[bf16], values: &mut [f32]) {
+    let done = special::widen_bf16(simd, cells.reinterpret_cast(), values).unwrap_or(0);
+    for (value, cell) in values[done..].iter_mut().zip(&cells[done..]) {
         *value = f32::from_bits(u32::from(cell.to_bits()) << 16);
     }
 }
 
 /// Rounds to nearest, ties to even; written without branches, so that it is vectorised.
 #[inline(always)]
-fn narrow_bf16<S: Simd>(_simd: S, values: &[f32], cells: &mut [bf16]) {
-    for (cell, value) in cells.iter_mut().zip(values) {
+fn narrow_bf16<S: Simd>(simd: S, values: &[f32], cells: &mut [bf16]) {
+    let done = special::narrow_bf16(simd, values, cells.reinterpret_cast_mut()).unwrap_or(0);
+    for (cell, value) in cells[done..].iter_mut().zip(&values[done..]) {
         let bits = value.to_bits();
         let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
         // Rounding could carry a NaN's payload into another number.
@@ -138,16 +140,56 @@ fn narrow_bf16<S: Simd>(_simd: S, values: &[f32], cells: &mut [bf16]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pulp::{Arch, WithSimd};
+
+    struct Narrow<'a>(&'a [f32]);
+
+    impl WithSimd for Narrow<'_> {
+        type Output = Vec<bf16>;
+
+        fn with_simd<S: Simd>(self, simd: S) -> Vec<bf16> {
+            let mut cells = vec![bf16::ZERO; self.0.len()];
+            narrow_bf16(simd, self.0, &mut cells);
+            cells
+        }
+    }
 
     #[test]
     fn bf16_rounds_as_half_does() {
-        for high in 0..=u16::MAX {
-            for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
-                let value = f32::from_bits(u32::from(high) << 16 | low);
-                let mut cell = [bf16::ZERO];
-                narrow_bf16(pulp::Scalar::new(), &[value], &mut cell);
-                let expected = bf16::from_f32(value);
-                assert!(cell[0] == expected || cell[0].is_nan() && expected.is_nan());
+        let lows = [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff];
+        let values: Vec<f32> = (0..=u32::from(u16::MAX))
+            .flat_map(|high| lows.map(|low| f32::from_bits(high << 16 | low)))
+            .collect();
+        let portable = Narrow(&values).with_simd(pulp::Scalar::new());
+        for cells in [portable, Arch::new().dispatch(Narrow(&values))] {
+            for (cell, value) in cells.iter().zip(&values) {
+                let expected = bf16::from_f32(*value);
+                assert!(*cell == expected || cell.is_nan() && expected.is_nan());
+            }
+        }
+    }
+
+    struct Widen<'a>(&'a [bf16]);
+
+    impl WithSimd for Widen<'_> {
+        type Output = Vec<f32>;
+
+        fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+            let mut values = vec![];
+            bf16::widen(simd, self.0, &mut values);
+            values
+        }
+    }
+
+    #[test]
+    fn bf16_widens_as_half_does() {
+        let cells: Vec<bf16> = (0..u16::MAX).map(bf16::from_bits).collect();
+        for values in [
+            Widen(&cells).with_simd(pulp::Scalar::new()),
+            Arch::new().dispatch(Widen(&cells)),
+        ] {
+            for (cell, value) in cells.iter().zip(&values) {
+                assert!(cell.to_f32() == *value || cell.is_nan() && value.is_nan());
             }
         }
     }

@@ -153,6 +153,39 @@ mod x86 {
         Some(cells.len() * 16)
     }
 
+    /// Widens the bits of bf16 cells, and says how many.
+    #[inline(always)]
+    pub fn widen_bf16<S: Simd>(simd: S, cells: &[u16], values: &mut [f32]) -> Option<usize> {
+        let f = exactly::<_, V4>(simd)?.avx512f;
+        let cells = cells.as_chunks::<16>().0;
+        let values = values.as_chunks_mut::<16>().0;
+        for (value, cell) in values.iter_mut().zip(cells) {
+            let bits = f._mm512_cvtepu16_epi32(cast(*cell));
+            *value = cast(f._mm512_slli_epi32::<16>(bits));
+        }
+        Some(cells.len() * 16)
+    }
+
+    /// Rounds to the bits of bf16 cells, and says how many.
+    #[inline(always)]
+    pub fn narrow_bf16<S: Simd>(simd: S, values: &[f32], cells: &mut [u16]) -> Option<usize> {
+        let f = exactly::<_, V4>(simd)?.avx512f;
+        let values = values.as_chunks::<16>().0;
+        let cells = cells.as_chunks_mut::<16>().0;
+        let (one, half) = (f._mm512_set1_epi32(1), f._mm512_set1_epi32(0x7fff));
+        for (cell, value) in cells.iter_mut().zip(values) {
+            let bits = cast(*value);
+            let odd = f._mm512_and_si512(f._mm512_srli_epi32::<16>(bits), one);
+            let rounded = f._mm512_add_epi32(f._mm512_add_epi32(bits, half), odd);
+            // Rounding could carry a NaN's payload into another number.
+            let quiet = f._mm512_or_si512(bits, f._mm512_set1_epi32(0x40_0000));
+            let nan = f._mm512_cmpunord_ps_mask(cast(bits), cast(bits));
+            let bits = f._mm512_mask_blend_epi32(nan, rounded, quiet);
+            *cell = cast(f._mm512_cvtepi32_epi16(f._mm512_srli_epi32::<16>(bits)));
+        }
+        Some(values.len() * 16)
+    }
+
     /// Rounds to the bits of f16 cells, and says how many.
     #[inline(always)]
     pub fn narrow_f16<S: Simd>(simd: S, values: &[f32], cells: &mut [u16]) -> Option<usize> {
@@ -206,6 +239,12 @@ mod none {
         None
     }
     pub fn narrow_f16<S: Simd>(_simd: S, _values: &[f32], _cells: &mut [u16]) -> Option<usize> {
+        None
+    }
+    pub fn widen_bf16<S: Simd>(_simd: S, _cells: &[u16], _values: &mut [f32]) -> Option<usize> {
+        None
+    }
+    pub fn narrow_bf16<S: Simd>(_simd: S, _values: &[f32], _cells: &mut [u16]) -> Option<usize> {
         None
     }
 }

@@ -79,7 +79,7 @@ impl<T: Element> WithSimd for Pool<'_, '_, T> {
         let lanes = T::Compute::lanes::<S>();
         let stack = stack(simd, self.input, &self.planes, cells, (gathered, widened));
         let mut held = Held::new(simd);
-        let shift = stack.shift(simd, cells, self.beta, &mut held);
+        let shift = stack.shift(simd, cells, self.beta);
         let scale = T::Compute::from_f64(self.beta * LOG2_E);
         let by = By::new(simd, shift, scale, Factor::Activation);
         let across = cells.columns.len() * lanes;
@@ -147,18 +147,16 @@ fn stack<'s, S: Simd, T: Element>(
 }
 
 impl<C: Real> Stack<'_, C> {
-    /// The largest activation of each plane's sample; planes in which one is not finite do not hold.
+    /// The largest activation of each plane's sample.
     #[inline(always)]
-    fn shift<S: Simd>(&self, simd: S, cells: &Cells, beta: f64, held: &mut Held<S, C>) -> C::V<S> {
+    fn shift<S: Simd>(&self, simd: S, cells: &Cells, beta: f64) -> C::V<S> {
         let width = cells.columns.len();
-        let zero = C::splat(simd, C::default());
         let sign = C::splat(simd, C::from_f64(1f64.copysign(beta)));
         let mut most = C::splat(simd, C::NEG_INFINITY);
         for cell in sampled(cells.rows.len() * width) {
             let cell = cell / width * self.steps[0] + cell % width * self.steps[1];
             let x = load::<S, C>(self.x, cell);
             most = C::max(simd, C::vmul(simd, x, sign), most);
-            held.nothing = C::mul_add(simd, x, zero, held.nothing);
         }
         let mut shifts = [C::default(); GROUP];
         store::<S, C>(&mut shifts, 0, C::vmul(simd, most, sign));

@@ -3,9 +3,9 @@
 use super::block::{self, grow, Block, Temperature, Windows};
 use super::element::Element;
 use super::lanes::Lanes;
-use super::passed::{self, Passed};
-use super::tiles::{pieces, spans, Tile};
-use super::view::View;
+use super::passed::{self, Part, Passed, Sizes};
+use super::tiles::{depths, pieces, spans, Tile};
+use super::view::{View, TOGETHER};
 use super::{direct, simd};
 use crate::backend::{Gradient, Weighting};
 use crate::geometry::Geometry;
@@ -19,6 +19,8 @@ pub struct Backward<'a, T: Element> {
     pub geometry: &'a Geometry,
     pub weighting: Weighting,
     pub gradient: Gradient,
+    /// Rows and columns between which no band goes on: the ends of tiles of contiguous planes.
+    pub cut: [usize; 2],
     pub scratch: &'a mut Scratch<T>,
     pub tile: &'a Tile,
     pub output: &'a mut [T],
@@ -29,6 +31,8 @@ pub struct Backward<'a, T: Element> {
 pub struct Scratch<T: Element> {
     passed: Passed<T>,
     block: Block<T>,
+    /// Cells of interleaved planes.
+    of_group: Vec<T>,
     gathered: Vec<T>,
     widened: Vec<T::Compute>,
     /// The incoming gradient over the windows' totals.
@@ -65,47 +69,121 @@ impl<T: Element> WithSimd for Blocks<'_, T> {
     }
 }
 
+/// [`Passed::fill`], a function of its own, so that unoptimised builds need no large stack.
+struct Fill<'a, 'b, T: Element> {
+    passed: &'a mut Passed<T>,
+    of: (View<'b, T>, View<'b, T>, &'b Geometry),
+    how: (f64, Gradient),
+    part: &'a Part,
+    output: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for Fill<'_, '_, T> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        let passed = self.passed;
+        passed.fill(simd, self.of, self.how, self.part, self.output)
+    }
+}
+
 impl<T: Element> Backward<'_, T> {
-    /// The tile, band after band.
+    /// The tile, part after part.
     #[inline(always)]
     fn bands<S: Simd>(&mut self, simd: S) {
-        let [planes, rows, columns] = passed::sizes(self.geometry, self.tile);
-        let mut start = 0;
-        for planes in spans(&self.tile.planes, planes) {
-            for depth in depths(&self.tile.rows, self.geometry.axes[1].input) {
-                for rows in spans(&depth, rows) {
-                    for columns in spans(&self.tile.columns, columns) {
-                        let part = Tile {
-                            planes: planes.clone(),
-                            rows: rows.clone(),
-                            columns,
-                        };
-                        let end = start + part.cells();
-                        let output = &mut self.output[start..end];
-                        start = end;
-                        let of = (self.input, self.grad, self.geometry);
-                        let how = (self.weighting.beta, self.gradient);
-                        let passed = &mut self.scratch.passed;
-                        if !passed.fill(simd, of, how, &part, output) {
-                            self.blocks(simd, &part, start - part.cells()..end);
-                        }
+        let Sizes {
+            planes,
+            depths: most,
+            rows,
+            columns,
+        } = passed::sizes(self.geometry, self.tile);
+        let (tile, cut) = (self.tile, self.cut);
+        let height = self.geometry.axes[1].input;
+        let whole = tile.rows.len() <= cut[0] && tile.columns.len() <= cut[1];
+        let planes = if whole { planes } else { 1 };
+        let interleaved = self.input.interleaved();
+        let group = match interleaved {
+            true => TOGETHER,
+            false => planes,
+        };
+        for planes_of in spans(&tile.planes, group) {
+            for [depths, rows] in
+                spans(&tile.rows, cut[0]).flat_map(|part| depths(&part, height, [most, rows]))
+            {
+                for columns in spans(&tile.columns, cut[1]).flat_map(|part| spans(&part, columns)) {
+                    let part = Part {
+                        planes: planes_of.clone(),
+                        depths: depths.clone(),
+                        rows: rows.clone(),
+                        columns,
+                    };
+                    match interleaved {
+                        true => self.gathered(simd, planes, &part),
+                        false => self.part(simd, self.input, &part),
                     }
                 }
             }
         }
     }
 
-    /// A part of the tile by its windows' blocks.
+    /// A part whose activations are brought together before, so many planes at a time.
+    #[inline(always)]
+    fn gathered<S: Simd>(&mut self, simd: S, planes: usize, part: &Part) {
+        let mut of_group = std::mem::take(&mut self.scratch.of_group);
+        let input = match part.cells(self.geometry) {
+            Some([depths, rows, columns]) => {
+                let cells = [&depths, &rows, &columns];
+                self.input.gather(simd, &part.planes, cells, &mut of_group)
+            }
+            None => self.input,
+        };
+        for planes in spans(&part.planes, planes) {
+            self.part(simd, input, &part.of(planes));
+        }
+        self.scratch.of_group = of_group;
+    }
+
+    /// A part, by its windows' blocks where bands' sums do not hold.
+    #[inline(always)]
+    fn part<S: Simd>(&mut self, simd: S, input: View<'_, T>, part: &Part) {
+        if self.fill(simd, input, part) {
+            return;
+        }
+        // Plane by plane, so that what a plane gives depends on itself alone.
+        for plane in part.planes.clone() {
+            let part = part.of(plane..plane + 1);
+            if !self.fill(simd, input, &part) {
+                self.blocks(simd, input, &part);
+            }
+        }
+    }
+
+    /// A part by bands; false if their sums do not hold.
     #[inline(never)]
-    fn blocks<S: Simd>(&mut self, simd: S, part: &Tile, cells: Range<usize>) {
+    fn fill<S: Simd>(&mut self, simd: S, input: View<'_, T>, part: &Part) -> bool {
+        simd.vectorize(Fill {
+            passed: &mut self.scratch.passed,
+            of: (input, self.grad, self.geometry),
+            how: (self.weighting.beta, self.gradient),
+            part,
+            output: &mut self.output[part.place(self.geometry, self.tile)],
+        })
+    }
+
+    /// A part by its windows' blocks.
+    #[inline(never)]
+    fn blocks<S: Simd>(&mut self, simd: S, input: View<'_, T>, part: &Part) {
+        let cells = part.place(self.geometry, self.tile);
         simd.vectorize(Blocks(Backward {
-            input: self.input,
+            input,
             grad: self.grad,
             geometry: self.geometry,
             weighting: self.weighting,
             gradient: self.gradient,
+            cut: self.cut,
             scratch: &mut *self.scratch,
-            tile: part,
+            tile: &part.tile(self.geometry),
             output: &mut self.output[cells],
         }));
     }
@@ -270,13 +348,4 @@ impl<T: Element> Backward<'_, T> {
             }
         }
     }
-}
-
-/// Rows of all depths, counted through, depth after depth of `height` rows.
-fn depths(rows: &Range<usize>, height: usize) -> impl Iterator<Item = Range<usize>> {
-    let rows = rows.clone();
-    (rows.start / height..(rows.end - 1) / height + 1).map(move |d| {
-        let first = d * height;
-        rows.start.max(first)..rows.end.min(first + height)
-    })
 }

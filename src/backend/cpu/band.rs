@@ -58,6 +58,7 @@ pub struct Band<T: Element> {
 /// Where the activations of a band lie.
 #[derive(Clone, Default)]
 pub struct Area {
+    pub depths: Range<usize>,
     pub rows: Range<usize>,
     pub columns: Range<usize>,
     /// Padded cells before a row of activations.
@@ -162,6 +163,7 @@ impl<T: Element> Band<T> {
             false => 1,
         };
         self.area = Area {
+            depths: cells.depths.clone(),
             rows: cells.rows.clone(),
             columns: cells.columns.clone(),
             left,
@@ -814,7 +816,7 @@ pub struct Held<S: Simd, C: Real> {
     low: C::V<S>,
     high: C::V<S>,
     /// Turns into NaN with the first mean that is not finite.
-    pub nothing: C::V<S>,
+    nothing: C::V<S>,
 }
 
 impl<S: Simd, C: Real> Held<S, C> {

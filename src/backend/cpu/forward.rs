@@ -7,7 +7,7 @@ use super::direct;
 use super::element::Element;
 use super::simd::{all_finite, Real};
 use super::sums::GROUP;
-use super::tiles::{spans, Tile};
+use super::tiles::{depths, spans, Tile};
 use super::view::{View, TOGETHER};
 use super::weigh::Factor;
 use crate::backend::Weighting;
@@ -55,20 +55,21 @@ impl<T: Element> Forward<'_, T> {
     fn bands<S: Simd>(&mut self, simd: S) {
         let [planes, rows, columns] = band::sizes(self.geometry);
         let (tile, cut) = (self.tile, self.cut);
+        let height = self.geometry.axes[1].output;
         let interleaved = self.input.interleaved();
         let group = match interleaved {
             true => tile.planes.len(),
             false => planes,
         };
         for group in spans(&tile.planes, group) {
-            for (d, rows) in bands_of(&tile.rows, cut[0], self.geometry.axes[1].output, rows) {
-                for part in spans(&tile.columns, cut[1]) {
-                    for columns in spans(&part, columns) {
-                        let windows = (d, &rows, &columns);
-                        match interleaved {
-                            true => self.interleaved(simd, planes, windows),
-                            false => self.band(simd, (self.input, 0), &group, windows),
-                        }
+            for [depth, rows] in
+                spans(&tile.rows, cut[0]).flat_map(|part| depths(&part, height, [1, rows]))
+            {
+                for columns in spans(&tile.columns, cut[1]).flat_map(|part| spans(&part, columns)) {
+                    let windows = (depth.start, &rows, &columns);
+                    match interleaved {
+                        true => self.interleaved(simd, planes, windows),
+                        false => self.band(simd, self.input, &group, windows),
                     }
                 }
             }
@@ -157,17 +158,17 @@ impl<T: Element> Forward<'_, T> {
         let mut gathered = std::mem::take(&mut self.scratch.gathered);
         let input = self.input.gather(simd, group, cells, &mut gathered);
         for planes in spans(group, planes.min(group.len())) {
-            self.band(simd, (input, group.start), &planes, windows);
+            self.band(simd, input, &planes, windows);
         }
         self.scratch.gathered = gathered;
     }
 
-    /// A band of `input`, whose planes begin with the one at `first`.
+    /// A band of `input`.
     #[inline(always)]
     fn band<S: Simd>(
         &mut self,
         simd: S,
-        (input, first): (View<'_, T>, usize),
+        input: View<'_, T>,
         planes: &Range<usize>,
         windows: (usize, &Range<usize>, &Range<usize>),
     ) {
@@ -175,8 +176,7 @@ impl<T: Element> Forward<'_, T> {
         let band = &mut self.scratch.band;
         let of = (input, self.geometry);
         let how = (self.weighting.beta, Factor::Activation);
-        let in_input = planes.start - first..planes.end - first;
-        band.pool(simd, of, how, &in_input, windows);
+        band.pool(simd, of, how, planes, windows);
         let [depth, height, _] = self.geometry.axes.map(|axis| axis.output);
         let whole_rows = band.all_hold && *columns == self.tile.columns;
         if whole_rows && band.is_dense(rows.len(), columns.len()) {
@@ -222,8 +222,9 @@ impl<T: Element> Forward<'_, T> {
         let tile = self.tile;
         let width = block::width(self.geometry);
         let many = (width / tile.columns.len()).max(1);
-        for (d, depth) in depths(&tile.rows, self.geometry.axes[1].output) {
-            for h in depth {
+        for [depth, rows] in depths(&tile.rows, self.geometry.axes[1].output, [1, usize::MAX]) {
+            let d = depth.start;
+            for h in rows {
                 for planes in spans(&tile.planes, many) {
                     for columns in spans(&tile.columns, width) {
                         self.row(simd, planes.clone(), [d, h], columns);
@@ -339,35 +340,11 @@ fn short_rows<S: Simd, T: Element>(
     }
 }
 
-/// Bands of so many rows, each in one depth of so many, and `cut` at a tile's ends.
-fn bands_of(
-    rows: &Range<usize>,
-    cut: usize,
-    height: usize,
-    of_band: usize,
-) -> impl Iterator<Item = (usize, Range<usize>)> {
-    spans(rows, cut)
-        .flat_map(move |rows| depths(&rows, height))
-        .flat_map(move |(d, rows)| spans(&rows, of_band).map(move |rows| (d, rows)))
-}
-
 /// Where a row's columns begin in the tile's output.
 fn start(tile: &Tile, plane: usize, row: usize, columns: &Range<usize>) -> usize {
     let plane = plane - tile.planes.start;
     (plane * tile.rows.len() + row - tile.rows.start) * tile.columns.len() + columns.start
         - tile.columns.start
-}
-
-/// The depths that rows of all depths, counted through, belong to, and the rows of each.
-fn depths(rows: &Range<usize>, height: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
-    let rows = rows.clone();
-    (rows.start / height..(rows.end - 1) / height + 1).map(move |d| {
-        let first = d * height;
-        (
-            d,
-            rows.start.max(first) - first..rows.end.min(first + height) - first,
-        )
-    })
 }
 
 /// Windows with values that are not finite, by the definition; `at` is the first window of the row's outputs `y`.

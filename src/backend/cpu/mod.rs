@@ -115,8 +115,11 @@ fn backward_on<T: Element>(
         planes: input.planes(),
         rows: geometry.axes[0].input * geometry.axes[1].input,
         columns: geometry.axes[2].input,
-        most: BACKWARD_TILE,
-        together: 1,
+        most: backward_tile(geometry),
+        together: match passed::covers(geometry) {
+            true => together(&input),
+            false => 1,
+        },
         least_rows: 4 * geometry.axes[1].kernel.min(geometry.axes[1].input),
         work: input.planes().saturating_mul(geometry.input_cells()),
     };
@@ -128,6 +131,7 @@ fn backward_on<T: Element>(
             geometry,
             weighting,
             gradient,
+            cut: tiling.alone(),
             scratch,
             tile,
             output,
@@ -138,6 +142,15 @@ fn backward_on<T: Element>(
         }
     });
     output.ok_or_else(|| no_memory(&tiling))
+}
+
+/// The most cells of an input tile: whole depths, where windows have several.
+fn backward_tile(geometry: &Geometry) -> usize {
+    let [depth, height, width] = geometry.axes;
+    match height.input * width.input {
+        cells @ 1..=BACKWARD_TILE if depth.kernel > 1 => BACKWARD_TILE.next_multiple_of(cells),
+        _ => BACKWARD_TILE,
+    }
 }
 
 /// The same windows; the stride of a single one, which leads nowhere, is no longer so far that sums overflow.

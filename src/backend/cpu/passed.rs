@@ -13,7 +13,7 @@ use super::tiles::Tile;
 use super::view::View;
 use super::weigh::Factor;
 use crate::backend::Gradient;
-use crate::geometry::Geometry;
+use crate::geometry::{Axis, Geometry};
 use pulp::Simd;
 use std::f64::consts::LN_2;
 use std::ops::Range;
@@ -33,6 +33,8 @@ pub struct Passed<T: Element> {
     /// Their sums over the windows of each row of activations.
     rows: [Aligned<T::Compute>; 2],
     offsets: Vec<usize>,
+    /// A part's gradient, where windows of several depths add to it.
+    sums: Aligned<T::Compute>,
 }
 
 /// The least total of a window whose weights are exact enough; `t` loses digits the further it lies from zero.
@@ -52,51 +54,141 @@ const BAND_CELLS: usize = 8 << 10;
 /// Activations of a band at most, where one row of windows takes more than [`BAND_CELLS`].
 const MOST_CELLS: usize = 32 << 10;
 
-/// Whether bands serve these windows; windows of more than one depth would exponentiate too often.
+/// Whether bands serve these windows.
 pub fn covers(geometry: &Geometry) -> bool {
     let [d, h, w] = geometry.axes;
     let width = match h.input {
         1 => BAND_CELLS,
         _ => w.input,
     };
+    let [depths, rows] = [d, h].map(|axis| axis.kernel.min(axis.input));
     band::covers(geometry)
-        && d.kernel == 1
-        && width.saturating_mul(2 * h.kernel.min(h.input)) <= MOST_CELLS
+        && width.saturating_mul(2 * depths * rows) <= MOST_CELLS
         && w.stride <= band::LARGEST_STRIDE
 }
 
-/// The tiles that a tile's bands fill: planes, rows and columns at a time.
-pub fn sizes(geometry: &Geometry, tile: &Tile) -> [usize; 3] {
+/// How much of a tile its parts have at most.
+pub struct Sizes {
+    pub planes: usize,
+    pub depths: usize,
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// The parts that a tile is filled in: several planes or depths only if all of their cells lie side by side.
+pub fn sizes(geometry: &Geometry, tile: &Tile) -> Sizes {
     let [depth, height, width] = geometry.axes;
-    // Parts that lie side by side in memory: several planes only if they are whole.
-    let planes = match depth.input {
-        1 => (BAND_CELLS / (height.input * tile.columns.len())).max(1),
+    let kernel = depth.kernel.min(depth.input);
+    let of_plane = depth.input * height.input * tile.columns.len();
+    let planes = match kernel == 1 && depth.input > 1 {
+        true => 1,
+        false => (BAND_CELLS / of_plane).max(1),
+    };
+    if height.input == 1 && depth.input == 1 {
+        return Sizes {
+            planes,
+            depths: 1,
+            rows: 1,
+            columns: BAND_CELLS.max(2 * width.kernel),
+        };
+    }
+    let rows = (BAND_CELLS / (kernel * width.input))
+        .max(2 * height.kernel.min(height.input))
+        .next_multiple_of(height.stride.min(height.input));
+    let depths = match kernel {
+        1 => 1,
+        // Windows of few depths would be pooled for each of them again.
+        _ if rows >= height.input => (2 * BAND_CELLS / (height.input * width.input)).max(1),
         _ => 1,
     };
-    if height.input == 1 {
-        return [planes, 1, BAND_CELLS.max(2 * width.kernel)];
+    Sizes {
+        planes,
+        depths,
+        rows,
+        columns: width.input,
     }
-    let stride = height.stride.min(height.input);
-    let rows = (BAND_CELLS / width.input)
-        .max(2 * height.kernel.min(height.input))
-        .next_multiple_of(stride);
-    [planes, rows, width.input]
+}
+
+/// A part of a tile.
+pub struct Part {
+    pub planes: Range<usize>,
+    pub depths: Range<usize>,
+    /// All, of several depths.
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+}
+
+impl Part {
+    /// The same of other planes.
+    pub fn of(&self, planes: Range<usize>) -> Self {
+        Self {
+            planes,
+            depths: self.depths.clone(),
+            rows: self.rows.clone(),
+            columns: self.columns.clone(),
+        }
+    }
+
+    /// A tile of its own.
+    pub fn tile(&self, geometry: &Geometry) -> Tile {
+        let start = self.depths.start * geometry.axes[1].input + self.rows.start;
+        Tile {
+            planes: self.planes.clone(),
+            rows: start..start + self.depths.len() * self.rows.len(),
+            columns: self.columns.clone(),
+        }
+    }
+
+    /// Where its cells lie in those of the whole tile.
+    pub fn place(&self, geometry: &Geometry, of: &Tile) -> Range<usize> {
+        let part = self.tile(geometry);
+        let plane = part.planes.start - of.planes.start;
+        let row = plane * of.rows.len() + part.rows.start - of.rows.start;
+        let start = row * of.columns.len() + part.columns.start - of.columns.start;
+        start..start + part.cells()
+    }
+
+    /// The windows that reach into it: depths, rows and columns of them.
+    fn windows(&self, geometry: &Geometry) -> Option<[Range<usize>; 3]> {
+        let [depth, height, width] = &geometry.axes;
+        let windows = [
+            reach(depth, &self.depths),
+            reach(height, &self.rows),
+            reach(width, &self.columns),
+        ];
+        windows.iter().all(|of| !of.is_empty()).then_some(windows)
+    }
+
+    /// The cells of all these windows.
+    pub fn cells(&self, geometry: &Geometry) -> Option<[Range<usize>; 3]> {
+        let [depths, rows, columns] = self.windows(geometry)?;
+        let cells = |axis: usize, windows: Range<usize>| {
+            let axis = &geometry.axes[axis];
+            axis.window(windows.start).start..axis.window(windows.end - 1).end
+        };
+        Some([cells(0, depths), cells(1, rows), cells(2, columns)])
+    }
+}
+
+/// The windows that reach into these cells.
+fn reach(axis: &Axis, cells: &Range<usize>) -> Range<usize> {
+    axis.windows_of(cells.start).start..axis.windows_of(cells.end - 1).end
 }
 
 impl<T: Element> Passed<T> {
-    /// The gradient of a tile of one depth; false if the sums do not hold.
+    /// The gradient of a part; false if the sums do not hold.
     #[inline(always)]
     pub fn fill<S: Simd>(
         &mut self,
         simd: S,
         of: (View<'_, T>, View<'_, T>, &Geometry),
         (beta, gradient): (f64, Gradient),
-        tile: &Tile,
+        part: &Part,
         output: &mut [T],
     ) -> bool {
         match gradient {
-            Gradient::Paper => self.fill_by(simd, of, (beta, Factor::None), tile, output),
-            Gradient::Exact => self.fill_by(simd, of, (beta, Factor::Exponent), tile, output),
+            Gradient::Paper => self.fill_by(simd, of, (beta, Factor::None), part, output),
+            Gradient::Exact => self.fill_by(simd, of, (beta, Factor::Exponent), part, output),
         }
     }
 
@@ -104,76 +196,119 @@ impl<T: Element> Passed<T> {
     fn fill_by<S: Simd>(
         &mut self,
         simd: S,
-        (input, grad, geometry): (View<'_, T>, View<'_, T>, &Geometry),
+        of: (View<'_, T>, View<'_, T>, &Geometry),
         how: (f64, Factor),
-        tile: &Tile,
+        part: &Part,
         output: &mut [T],
     ) -> bool {
-        let [depth, height, width] = &geometry.axes;
-        let d = tile.rows.start / height.input;
-        let first = tile.rows.start - d * height.input;
-        let heights = first..first + tile.rows.len();
-        let reach = |axis: &crate::geometry::Axis, cells: &Range<usize>| {
-            axis.windows_of(cells.start).start..axis.windows_of(cells.end - 1).end
-        };
-        let depths = depth.windows_of(d);
-        let rows = reach(height, &heights);
-        let columns = reach(width, &tile.columns);
-        if depths.is_empty() || rows.is_empty() || columns.is_empty() {
+        let Some([depths, rows, columns]) = part.windows(of.2) else {
             output.fill(T::default());
             return true;
+        };
+        // Windows of one depth after the other add to the same cells.
+        let several = of.2.axes[0].kernel > 1;
+        if several {
+            self.sums.grow(output.len());
+            self.sums[..output.len()].fill(T::Compute::default());
         }
-        let windows = (depths.start, &rows, &columns);
-        if !self
-            .band
-            .pool(simd, (input, geometry), how, &tile.planes, windows)
-        {
-            return false;
+        for d in depths {
+            if !self.pool(simd, of, how, part, (d, &rows, &columns)) {
+                return false;
+            }
+            self.pass(simd, of.2, how.1, (part, rows.start, rows.len()), output);
         }
+        if several {
+            T::narrow(simd, &self.sums[..output.len()], output);
+        }
+        true
+    }
+
+    /// The sums of windows of one depth, and what they pass on along the rows; false if the sums do not hold.
+    #[inline(always)]
+    fn pool<S: Simd>(
+        &mut self,
+        simd: S,
+        (input, grad, geometry): (View<'_, T>, View<'_, T>, &Geometry),
+        how: (f64, Factor),
+        part: &Part,
+        windows: (usize, &Range<usize>, &Range<usize>),
+    ) -> bool {
+        let width = &geometry.axes[2];
         let lanes = Lanes::new(*width);
-        if !self.share(simd, grad, how.1, (&lanes, &tile.planes), windows) {
-            return false;
+        let holds = self
+            .band
+            .pool(simd, (input, geometry), how, &part.planes, windows)
+            && self.share(simd, grad, how.1, (&lanes, &part.planes), windows);
+        if holds {
+            self.along_rows(
+                simd,
+                how.1,
+                (&lanes, width.kernel, width.stride),
+                part.planes.len() * windows.1.len(),
+            );
         }
-        self.along_rows(
-            simd,
-            how.1,
-            (&lanes, width.kernel, width.stride),
-            tile.planes.len() * rows.len(),
-        );
-        let area = &self.band.area;
-        let left = tile
+        holds
+    }
+
+    /// Passes on down the columns, from so many rows of windows: to the output, or to `sums` if there are more depths.
+    #[inline(always)]
+    fn pass<S: Simd>(
+        &mut self,
+        simd: S,
+        geometry: &Geometry,
+        factor: Factor,
+        (part, first, windows): (&Part, usize, usize),
+        output: &mut [T],
+    ) {
+        let [depth, height, _] = &geometry.axes;
+        let several = depth.kernel > 1;
+        let area = self.band.area.clone();
+        let across = part.columns.len();
+        let left = part
             .columns
             .start
             .max(area.columns.start)
-            .min(tile.columns.end);
-        let right = tile.columns.end.min(area.columns.end).max(left);
-        let across = tile.columns.len();
-        let mut output = output.chunks_exact_mut(across);
-        for position in 0..tile.planes.len() {
-            for h in heights.clone() {
-                let Some(out) = output.next() else { continue };
+            .min(part.columns.end);
+        let right = part.columns.end.min(area.columns.end).max(left);
+        let (before, after) = (left - part.columns.start, right - part.columns.start);
+        let column = left - area.columns.start;
+        let depths = part.depths.start.max(area.depths.start)..part.depths.end.min(area.depths.end);
+        for (position, d) in
+            (0..part.planes.len()).flat_map(|p| depths.clone().map(move |d| (p, d)))
+        {
+            let of_part = position * part.depths.len() + d - part.depths.start;
+            let of_area = position * area.depths.len() + d - area.depths.start;
+            for (r, h) in part.rows.clone().enumerate() {
+                let out = (of_part * part.rows.len() + r) * across;
+                let out = out..out + across;
                 let of = height.windows_of(h);
                 if of.is_empty() || left == right {
-                    out.fill(T::default());
+                    if !several {
+                        output[out].fill(T::default());
+                    }
                     continue;
                 }
-                let area = &self.band.area;
-                let column = left - area.columns.start;
                 self.offsets.clear();
                 for o in of {
-                    let row = position * rows.len() + o - rows.start;
+                    let row = position * windows + o - first;
                     self.offsets.push(row * area.padded + area.left + column);
                 }
-                let row = position * area.rows.len() + h - area.rows.start;
+                let row = of_area * area.rows.len() + h - area.rows.start;
                 let cell = row * area.columns.len() + column;
-                let dx = self.down_columns(simd, how.1, cell, right - left);
-                let (before, after) = (left - tile.columns.start, right - tile.columns.start);
-                out[..before].fill(T::default());
-                T::narrow(simd, dx, &mut out[before..after]);
-                out[after..].fill(T::default());
+                self.down_columns(simd, factor, cell, right - left);
+                let dx = &self.rows[0][..right - left];
+                if several {
+                    for (sum, dx) in self.sums[out][before..after].iter_mut().zip(dx) {
+                        *sum = *sum + *dx;
+                    }
+                } else {
+                    let out = &mut output[out];
+                    out[..before].fill(T::default());
+                    T::narrow(simd, dx, &mut out[before..after]);
+                    out[after..].fill(T::default());
+                }
             }
         }
-        true
     }
 
     /// Fills `shares`; false if one is not finite or its window lost weights that count.
@@ -295,15 +430,10 @@ impl<T: Element> Passed<T> {
         }
     }
 
-    /// Sums the windows of each activation, those at `offsets` in `columns`, and weighs them: a row of the gradient.
+    /// Sums the windows of each activation, those at `offsets` in `columns`, and weighs them: a row of the gradient, the
+    /// first of `rows`.
     #[inline(always)]
-    fn down_columns<S: Simd>(
-        &mut self,
-        simd: S,
-        factor: Factor,
-        cell: usize,
-        len: usize,
-    ) -> &[T::Compute] {
+    fn down_columns<S: Simd>(&mut self, simd: S, factor: Factor, cell: usize, len: usize) {
         let whole = len.next_multiple_of(T::Compute::lanes::<S>());
         let [es, ets] = &self.band.cells;
         let es = &es[cell..cell + whole];
@@ -335,7 +465,6 @@ impl<T: Element> Passed<T> {
             };
             add_product::<S, _>(simd, slopes, ets, dx);
         }
-        &dx[..len]
     }
 }
 

@@ -249,11 +249,29 @@ fn compare_interleaved<T: Element>(beta: f64) -> Result<()> {
                 let (n, c) = (plane_of / channels, plane_of % channels);
                 turned[(n * plane + cell) * channels + c] = *x;
             }
+            let pooled = (
+                n,
+                channels,
+                geometry.axes[1].output,
+                geometry.axes[2].output,
+            );
+            let pooled = Layout::contiguous(pooled);
+            let g = values::<T>(pooled.shape().elem_count());
+            let grad = View::new(&g, &pooled, 2);
+            // What is not finite passes on by the definition, which takes long.
+            let gradients = match windows {
+                [..=3, ..=3, _] if channels == 19 => &[Gradient::Paper, Gradient::Exact][..],
+                _ => &[],
+            };
             for arch in archs() {
                 let found = [(&x, &contiguous), (&turned, &last)].map(|(x, layout)| {
-                    let y = forward_on(arch, View::new(x, layout, 2), geometry, weighting)?;
-                    let bits = |y: &T| if *y == *y { y.to_f64().to_bits() } else { 1 };
-                    Ok::<Vec<u64>, candle_core::Error>(y.iter().map(bits).collect())
+                    let x = View::new(x, layout, 2);
+                    let mut all = bits(forward_on(arch, x, geometry, weighting)?);
+                    for &gradient in gradients {
+                        let how = (weighting, gradient);
+                        all.extend(bits(backward_on(arch, x, grad, geometry, how)?));
+                    }
+                    Ok::<_, candle_core::Error>(all)
                 });
                 let [of_contiguous, of_last] = found;
                 let same = of_contiguous? == of_last?;
@@ -262,6 +280,72 @@ fn compare_interleaved<T: Element>(beta: f64) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// All NaN are alike.
+fn bits<T: Element>(values: Vec<T>) -> Vec<u64> {
+    let bits = |v: f64| if v.is_nan() { 1 } else { v.to_bits() };
+    values.into_iter().map(|v| bits(v.to_f64())).collect()
+}
+
+/// Volumes of several parts, in which windows of several depths pass on to the same cells.
+fn compare_volumes<T: Element>(tolerance: f64) -> Result<()> {
+    let weighting = Weighting {
+        beta: 1.0,
+        nan_to_num: false,
+    };
+    for (kernel, stride, padding, shape) in [
+        (3, 2, 1, [1, 1, 38, 22, 22]),
+        (2, 2, 0, [2, 2, 9, 10, 17]),
+        (3, 1, 0, [1, 1, 4, 70, 34]),
+        (2, 3, 0, [1, 2, 8, 8, 8]),
+    ] {
+        let windows = Windows::<3>::Sliding {
+            kernel: [kernel; 3],
+            stride: [stride; 3],
+            padding: [padding; 3],
+            ceil_mode: false,
+        };
+        let geometry = &Geometry::new("SoftPool3d", &windows, &shape)?;
+        let x = values::<T>(shape.iter().product());
+        let layout = Layout::contiguous(Shape::from(&shape[..]));
+        let input = View::new(&x, &layout, 3);
+        let [depth, height, width] = geometry.axes;
+        let pooled = (
+            shape[0],
+            shape[1],
+            depth.output,
+            height.output,
+            width.output,
+        );
+        let pooled = Layout::contiguous(pooled);
+        let g = values::<T>(pooled.shape().elem_count());
+        let grad = View::new(&g, &pooled, 3);
+        for gradient in [Gradient::Paper, Gradient::Exact] {
+            let dx: Vec<T> = (0..x.len())
+                .map(|i| {
+                    let (row, column) = (i / width.input, i % width.input);
+                    let (depth_of, row) = (row / height.input, row % height.input);
+                    let (plane, d) = (depth_of / depth.input, depth_of % depth.input);
+                    let (x, g) = (input.plane(plane), grad.plane(plane));
+                    direct::cell(x, g, geometry, weighting, gradient, [d, row, column])
+                })
+                .collect();
+            for arch in archs() {
+                let what = format!("{arch:?} {gradient:?} {kernel}/{stride} p{padding}");
+                let found = backward_on(arch, input, grad, geometry, (weighting, gradient))?;
+                assert_near(&what, &found, &dx, tolerance);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_of_volumes_agree_with_the_definition() -> Result<()> {
+    compare_volumes::<f32>(2e-6)?;
+    compare_volumes::<f64>(1e-12)?;
+    compare_volumes::<f16>(1e-3)
 }
 
 #[test]

@@ -148,6 +148,32 @@ pub fn spans(range: &Range<usize>, size: usize) -> impl Iterator<Item = Range<us
     pieces(range.len(), size).map(move |piece| first + piece.start..first + piece.end)
 }
 
+/// Rows of all depths of so many, counted through, in pieces: so many whole depths, or where there are fewer, so many rows
+/// of one depth.
+pub fn depths(
+    rows: &Range<usize>,
+    height: usize,
+    [depths, of_depth]: [usize; 2],
+) -> impl Iterator<Item = [Range<usize>; 2]> {
+    let Range { mut start, end } = *rows;
+    std::iter::from_fn(move || {
+        let (depth, row) = (start / height, start % height);
+        let whole = (end - start) / height;
+        let pieces = match (row, whole.min(depths)) {
+            _ if start == end => return None,
+            (0, count @ 2..) => [depth..depth + count, 0..height],
+            _ => [
+                depth..depth + 1,
+                row..height
+                    .min(row.saturating_add(of_depth))
+                    .min(row + end - start),
+            ],
+        };
+        start += pieces[0].len() * pieces[1].len();
+        Some(pieces)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +195,21 @@ mod tests {
                 next += tile.cells();
             }
             prop_assert_eq!(next, planes * rows * columns);
+        }
+
+        #[test]
+        fn depths_are_the_rows_in_order(
+            start in 0usize..50, len in 0usize..50, height in 1usize..9, most in 1usize..4, of_depth in 1usize..12,
+        ) {
+            let mut next = start;
+            for [depths, rows] in depths(&(start..start + len), height, [most, of_depth]) {
+                prop_assert_eq!(depths.start * height + rows.start, next);
+                prop_assert!(depths.len() <= most && rows.end <= height && !rows.is_empty());
+                let most = if depths.len() > 1 { height } else { of_depth };
+                prop_assert!(rows.len() <= most);
+                next += depths.len() * rows.len();
+            }
+            prop_assert_eq!(next, start + len);
         }
     }
 }

@@ -16,6 +16,8 @@ pub struct View<'a, T> {
     strides: [usize; 5],
     /// Elements that a plane has before those of `data`.
     origin: usize,
+    /// The index of the first plane.
+    first: usize,
 }
 
 impl<'a, T> View<'a, T> {
@@ -36,6 +38,7 @@ impl<'a, T> View<'a, T> {
             batch,
             strides,
             origin: 0,
+            first: 0,
         }
     }
 
@@ -64,6 +67,7 @@ impl<'a, T> View<'a, T> {
 
     /// The plane at this index of batch and channels.
     pub fn plane(&self, index: usize) -> Plane<'a, T> {
+        let index = index - self.first;
         let offset =
             index / self.channels * self.strides[0] + index % self.channels * self.strides[1];
         Plane {
@@ -78,8 +82,7 @@ impl<'a, T> View<'a, T> {
 pub const TOGETHER: usize = 16;
 
 impl<'a, T: Element> View<'a, T> {
-    /// These cells of [`TOGETHER`] planes at most, plane after plane in `cells`, seen where they were; the planes are
-    /// counted from the first.
+    /// These cells of [`TOGETHER`] planes at most, plane after plane in `cells`, seen where they were.
     #[inline(always)]
     pub fn gather<'b, S: Simd>(
         &self,
@@ -137,6 +140,7 @@ impl<'a, T: Element> View<'a, T> {
             batch: 1,
             strides: [0, of_plane, strides[0], strides[1], 1],
             origin: depths.start * strides[0] + rows.start * strides[1] + columns.start,
+            first: planes.start,
         }
     }
 }

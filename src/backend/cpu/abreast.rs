@@ -4,7 +4,9 @@
 //! The bits are those of [`Band::pool`](super::band::Band::pool): the same shifts, and sums in the same order.
 
 use super::aligned::Aligned;
-use super::band::{finite_or_zero, Cells, Held};
+use super::along::Held;
+use super::band::{Cells, Way};
+use super::down::finite_or_zero;
 use super::element::Element;
 use super::simd::Real;
 use super::special::SIDE;
@@ -48,7 +50,7 @@ pub struct Pool<'a, 'b, T: Element> {
 /// Whether bands of these cells are pooled so; vectors of fewer lanes take too little of a cache line.
 #[inline(always)]
 pub fn serves<S: Simd, T: Element>(cells: &Cells) -> bool {
-    cells.direct && T::Compute::lanes::<S>() >= 4
+    cells.way == Way::Direct && T::Compute::lanes::<S>() >= 4
 }
 
 /// Cells with one of each plane after the other.

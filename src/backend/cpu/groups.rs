@@ -2,31 +2,18 @@
 //! some whole groups and the first rows of one more. No weight is kept, and each is made once a band.
 
 use super::aligned::Aligned;
-use super::band::{clear, copy_ends, finite_or_zero, Band, Cells, Shape};
+use super::band::{Band, Cells};
+use super::down::{clear, copy_ends, Work};
 use super::element::Element;
 use super::simd::Real;
-use super::view::Plane;
-use super::weigh::{largest, load, sample, store, Ahead, By, Columns, Factor};
+use super::stack::{stack, Stack};
+use super::weigh::{load, store, Columns};
 use crate::geometry::Axis;
 use pulp::{Simd, WithSimd};
-use std::f64::consts::LOG2_E;
 use std::ops::Range;
 
 /// The sums of a plane's windows.
-pub struct SumGroups<'a, T: Element> {
-    pub band: &'a mut Band<T>,
-    pub plane: Plane<'a, T>,
-    pub shape: &'a Shape,
-    pub cells: &'a Cells,
-    pub beta: f64,
-    pub height: Axis,
-    /// Of windows.
-    pub rows: Range<usize>,
-    /// Of the plane in the band.
-    pub position: usize,
-    /// Whether the largest of a few activations will do for a shift.
-    pub few: bool,
-}
+pub struct SumGroups<'a, T: Element>(pub Work<'a, T>);
 
 /// Rows of activations, by where their cells begin.
 #[derive(Default)]
@@ -44,23 +31,22 @@ struct Ring<'a, C> {
     pitch: usize,
 }
 
-/// The activations of a band, and where they lie.
-#[derive(Clone, Copy)]
-struct Stack<'a, C> {
-    x: &'a [C],
-    ahead: Ahead,
-    depths: usize,
-    /// Cells from a depth to the next, and from a row.
-    steps: [usize; 2],
-    width: usize,
-}
-
 impl<T: Element> WithSimd for SumGroups<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { shape, cells, .. } = self;
+        let Work {
+            band,
+            plane,
+            shape,
+            cells,
+            beta,
+            height,
+            rows: windows,
+            position,
+            few,
+        } = self.0;
         let Band {
             gathered,
             widened,
@@ -71,15 +57,11 @@ impl<T: Element> WithSimd for SumGroups<'_, T> {
             group,
             tail_group,
             ..
-        } = self.band;
-        let stack = stack(simd, self.plane, cells, (gathered, widened, stacked));
-        let sign = T::Compute::from_f64(1f64.copysign(self.beta));
-        let largest = stack.largest(simd, cells.rows.len(), self.few, sign);
-        let shift = T::Compute::splat(simd, finite_or_zero(largest * sign));
-        let scale = T::Compute::from_f64(self.beta * LOG2_E);
+        } = band;
+        let stack = stack(simd, plane, cells, (gathered, widened, stacked));
         let vector = T::Compute::lanes::<S>();
         let columns = Columns {
-            by: By::new(simd, shift, scale, Factor::Activation),
+            by: stack.by(simd, beta, few),
             x: stack.x,
             ahead: stack.ahead,
             steps: (0, 0),
@@ -88,19 +70,18 @@ impl<T: Element> WithSimd for SumGroups<'_, T> {
         };
         let mut ring = Ring {
             sums: [ring_es, ring_exs],
-            slots: (self.height.kernel - 1) / self.height.stride,
+            slots: (height.kernel - 1) / height.stride,
             pitch: columns.width,
         };
         let slots = ring.slots;
-        for row in self.rows.start..self.rows.end + slots {
-            group.find(&self.height, row, cells, &stack, slots);
-            let window = row.checked_sub(slots).filter(|o| self.rows.contains(o));
-            if slots == 0 || row + 1 == self.rows.end + slots {
+        for row in windows.start..windows.end + slots {
+            group.find(&height, row, cells, &stack, slots);
+            let window = row.checked_sub(slots).filter(|o| windows.contains(o));
+            if slots == 0 || row + 1 == windows.end + slots {
                 // There are no later windows.
                 group.rest.clear();
             }
-            let out =
-                window.map(|o| (self.position * shape.rows + o - self.rows.start) * shape.padded);
+            let out = window.map(|o| (position * shape.rows + o - windows.start) * shape.padded);
             let mut sums = out.map(|out| {
                 let start = out + shape.left;
                 [&mut es[start..], &mut exs[start..]]
@@ -134,86 +115,6 @@ impl<T: Element> WithSimd for SumGroups<'_, T> {
                 }
             }
         }
-    }
-}
-
-/// A band's activations, where they lie if rows of all depths can be read there, or else brought together.
-#[inline(always)]
-fn stack<'s, S: Simd, T: Element>(
-    simd: S,
-    plane: Plane<'s, T>,
-    cells: &Cells,
-    (gathered, widened, stacked): (
-        &'s mut Vec<T>,
-        &'s mut Vec<T::Compute>,
-        &'s mut Vec<T::Compute>,
-    ),
-) -> Stack<'s, T::Compute> {
-    let Cells {
-        depths,
-        rows,
-        columns,
-        ..
-    } = cells;
-    let width = columns.len();
-    let of_depth = rows.len() * width;
-    let depths_len = depths.len();
-    if depths_len == 1 {
-        let block = plane.block(simd, depths.start, rows, columns, gathered);
-        return Stack {
-            ahead: Ahead::of(block),
-            x: T::widen(simd, block, widened),
-            depths: 1,
-            steps: [of_depth, width],
-            width,
-        };
-    }
-    let in_place = size_of::<T>() == size_of::<T::Compute>();
-    if let Some((span, steps)) = plane.span(depths, rows, columns).filter(|_| in_place) {
-        return Stack {
-            ahead: Ahead::of(span),
-            x: T::widen(simd, span, widened),
-            depths: depths_len,
-            steps,
-            width,
-        };
-    }
-    stacked.clear();
-    for d in depths.clone() {
-        let block = plane.block(simd, d, rows, columns, gathered);
-        stacked.extend_from_slice(T::widen(simd, block, widened));
-    }
-    Stack {
-        ahead: Ahead::of(stacked),
-        x: stacked,
-        depths: depths_len,
-        steps: [of_depth, width],
-        width,
-    }
-}
-
-impl<C: Real> Stack<'_, C> {
-    /// The largest activation times `sign`, of so many rows, or if a `few` will do of a [`sample`]; wherever they lie.
-    #[inline(always)]
-    fn largest<S: Simd>(&self, simd: S, rows: usize, few: bool, sign: C) -> C {
-        if self.depths == 1 {
-            return largest::<S, _>(simd, sample(self.x, few), sign);
-        }
-        let (depths, rows) = match few {
-            true => (self.depths / 2..self.depths / 2 + 1, rows / 4..rows / 4 + 1),
-            false => (0..self.depths, 0..rows),
-        };
-        let mut most = C::NEG_INFINITY;
-        for depth in depths {
-            for row in rows.clone() {
-                let start = depth * self.steps[0] + row * self.steps[1];
-                let largest = largest::<S, _>(simd, &self.x[start..start + self.width], sign);
-                if largest > most {
-                    most = largest;
-                }
-            }
-        }
-        most
     }
 }
 
@@ -275,8 +176,8 @@ impl Group {
         ] {
             copies.clear();
             for row in rows {
-                let row = &x[*row..row + width];
-                copy_ends(row, width, start, &mut ends[next..next + vector], vector);
+                let row = std::iter::once(&x[*row..row + width]);
+                copy_ends(row, start..width, &mut ends[next..next + vector], vector);
                 copies.push(next);
                 next += vector;
             }

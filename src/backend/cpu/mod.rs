@@ -2,10 +2,12 @@
 
 mod abreast;
 mod aligned;
+mod along;
 mod backward;
 mod band;
 mod block;
 mod direct;
+mod down;
 mod element;
 mod forward;
 mod groups;
@@ -13,6 +15,7 @@ mod lanes;
 mod passed;
 mod simd;
 mod special;
+mod stack;
 mod sums;
 mod tiles;
 mod view;

@@ -55,11 +55,13 @@ def bars(results, threads):
         name = f"softpool {pass_}"
         memory = [(r["turns"][name]["extra_bytes"] / 1e6 / threads, r["case"]["name"]) for r in plain if name in r["turns"]]
         yield f"extra memory, {pass_}, MB a thread: under 1", memory, at_most(1)
-    others = [
-        (ratio(r["turns"], name, OURS), f"{r['case']['name']}, {name}")
-        for r in views for name in r["turns"] if name.endswith(" forward") and name not in ("copy forward", OURS)
-    ]
-    yield "other ranks and layouts, times the contiguous 2-D forward: at most 2", others, at_most(2)
+    for pass_, what in [("forward", "forward"), ("paper alone", "backward (paper)"), ("exact alone", "backward (exact)")]:
+        ours = f"softpool {pass_}"
+        others = [
+            (ratio(r["turns"], name, ours), f"{r['case']['name']}, {name.removesuffix(pass_)}")
+            for r in views for name in r["turns"] if name.endswith(f" {pass_}") and name not in ("copy forward", ours)
+        ]
+        yield f"other ranks and layouts, times the contiguous 2-D {what}: at most 2", others, at_most(2)
 
 
 OURS = "softpool forward"

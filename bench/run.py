@@ -2,10 +2,9 @@
 """Times SoftPool beside candle's and PyTorch's pooling over the same shapes, in alternation.
 
 Builds and drives `benches/softpool`, which times SoftPool, candle and a copy of the input, and times PyTorch here where
-Python has it. In every round each contender takes one turn, in the opposite order every other round; ratios are
-medians of the rounds' ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart,
-and prints a table of bars: what is wanted, what was measured, and whether that is met. Run it on a machine that does
-nothing else.
+Python has it. In every round each contender takes one turn, in another order every round; ratios are medians of the
+rounds' ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart, and prints a
+table of bars: what is wanted, what was measured, and whether that is met. Run it on a machine that does nothing else.
 """
 
 import argparse
@@ -14,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -189,7 +189,8 @@ def measure(contenders, rounds):
         warm[name] = sample["seconds"]
         turns[name] = {"seconds": [], "extra_bytes": sample.get("extra_bytes")}
     for number in range(rounds):
-        for name, turn in able if number % 2 == 0 else reversed(able):
+        # Each in another place, so that none always finds its input in the caches.
+        for name, turn in random.Random(number).sample(able, len(able)):
             if warm[name] < SLOW or number < SLOW_ROUNDS:
                 time.sleep(PAUSE)
                 sample = turn()

@@ -159,14 +159,15 @@ fn views(case: &Case, xs: &Tensor, all: &mut Vec<Contender>) -> Result<()> {
     let two = SoftPool2d::new(kernel).stride(stride);
     let three = SoftPool3d::new(kernel).stride(stride);
     forward("softpool", xs, all, move |xs| two.forward(xs));
-    let line = xs.reshape((n, c, h * w))?;
+    // Each has its own cells: none finds in the caches what another has just read.
+    let line = xs.copy()?.reshape((n, c, h * w))?;
     forward("1-D", &line, all, move |xs| one.forward(xs));
-    let volume = xs.reshape((n, c, h / 7, w / 4, 28))?;
+    let volume = xs.copy()?.reshape((n, c, h / 7, w / 4, 28))?;
     forward("3-D", &volume, all, move |xs| three.forward(xs));
     let wider = random(&[n, c, h, w + 16], xs.dtype())?.narrow(3, 8, w)?;
     let last = random(&[n, h, w, c], xs.dtype())?.permute((0, 3, 1, 2))?;
     let strided = [
-        ("transposed", xs.t()?),
+        ("transposed", xs.copy()?.t()?),
         ("narrowed", wider),
         ("channels-last", last),
     ];

@@ -13,10 +13,11 @@ use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
 use common::{median, timed, Sample};
 use contenders::Contender;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 /// Times SoftPool beside its peers on the CPU, all in one run.
 ///
-/// In every round all contenders take one turn each, in the opposite order every other round. A turn is a call, or the
+/// In every round all contenders take one turn each, in another order every round. A turn is a call, or the
 /// median of as many as a millisecond holds. Contenders that need over half a second take part in three rounds only.
 /// A ratio is the median of the rounds' ratios. On Linux, freed memory stays with the process, for all alike. `copy`
 /// copies the input's bytes into a buffer that was written before, in pieces of 256 KiB on all threads; every other contender allocates its results, as a call by a user does. A backward pass goes through
@@ -146,9 +147,10 @@ fn run(contenders: Vec<Contender>, rounds: usize) -> Result<(Vec<Contender>, Vec
     }
     for round in 0..rounds {
         let mut turns: Vec<usize> = (0..able.len()).collect();
-        if round % 2 == 1 {
-            turns.reverse();
-        }
+        // Each in another place, so that none always finds its input in the caches.
+        turns.sort_by_key(|turn| {
+            BuildHasherDefault::<DefaultHasher>::default().hash_one((round, turn))
+        });
         for i in turns {
             let warm = samples[i][0];
             if warm.seconds < SLOW || round < SLOW_ROUNDS {

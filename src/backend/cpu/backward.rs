@@ -3,7 +3,8 @@
 use super::block::{self, grow, Block, Temperature, Windows};
 use super::element::Element;
 use super::lanes::Lanes;
-use super::passed::{self, Part, Passed, Sizes};
+use super::parts::{self, Part, Sizes};
+use super::passed::Passed;
 use super::tiles::{depths, pieces, spans, Tile};
 use super::view::{View, TOGETHER};
 use super::{direct, simd};
@@ -48,7 +49,7 @@ impl<T: Element> WithSimd for Backward<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        match passed::covers(self.geometry) {
+        match parts::covers(self.geometry) {
             true => self.bands(simd),
             false => Blocks(self).with_simd(simd),
         }
@@ -97,7 +98,7 @@ impl<T: Element> Backward<'_, T> {
             depths: most,
             rows,
             columns,
-        } = passed::sizes(self.geometry, self.tile);
+        } = parts::sizes(self.geometry, self.tile);
         let (tile, cut) = (self.tile, self.cut);
         let height = self.geometry.axes[1].input;
         let whole = tile.rows.len() <= cut[0] && tile.columns.len() <= cut[1];

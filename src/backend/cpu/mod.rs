@@ -12,6 +12,7 @@ mod element;
 mod forward;
 mod groups;
 mod lanes;
+mod parts;
 mod passed;
 mod simd;
 mod special;
@@ -119,7 +120,7 @@ fn backward_on<T: Element>(
         rows: geometry.axes[0].input * geometry.axes[1].input,
         columns: geometry.axes[2].input,
         most: backward_tile(geometry),
-        together: match passed::covers(geometry) {
+        together: match parts::covers(geometry) {
             true => together(&input),
             false => 1,
         },

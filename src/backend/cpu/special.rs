@@ -141,62 +141,52 @@ mod x86 {
         Some(())
     }
 
-    /// Widens the bits of f16 cells, and says how many.
-    #[inline(always)]
-    pub fn widen_f16<S: Simd>(simd: S, cells: &[u16], values: &mut [f32]) -> Option<usize> {
-        let f = exactly::<_, V4>(simd)?.avx512f;
-        let cells = cells.as_chunks::<16>().0;
-        let values = values.as_chunks_mut::<16>().0;
-        for (value, cell) in values.iter_mut().zip(cells) {
-            *value = cast(f._mm512_cvtph_ps(cast(*cell)));
-        }
-        Some(cells.len() * 16)
+    /// What turns sixteen numbers at a time into others, and says how many it turned.
+    macro_rules! by_sixteens {
+        ($(#[$doc:meta])* $name:ident: $from:ty => $to:ty, |$f:ident, $sixteen:ident| $turned:expr) => {
+            $(#[$doc])*
+            #[inline(always)]
+            pub fn $name<S: Simd>(simd: S, from: &[$from], to: &mut [$to]) -> Option<usize> {
+                let $f = exactly::<_, V4>(simd)?.avx512f;
+                let from = from.as_chunks::<16>().0;
+                for (to, from) in to.as_chunks_mut::<16>().0.iter_mut().zip(from) {
+                    let $sixteen = *from;
+                    *to = cast($turned);
+                }
+                Some(from.len() * 16)
+            }
+        };
     }
 
-    /// Widens the bits of bf16 cells, and says how many.
-    #[inline(always)]
-    pub fn widen_bf16<S: Simd>(simd: S, cells: &[u16], values: &mut [f32]) -> Option<usize> {
-        let f = exactly::<_, V4>(simd)?.avx512f;
-        let cells = cells.as_chunks::<16>().0;
-        let values = values.as_chunks_mut::<16>().0;
-        for (value, cell) in values.iter_mut().zip(cells) {
-            let bits = f._mm512_cvtepu16_epi32(cast(*cell));
-            *value = cast(f._mm512_slli_epi32::<16>(bits));
-        }
-        Some(cells.len() * 16)
+    by_sixteens! {
+        /// Widens the bits of f16 cells.
+        widen_f16: u16 => f32, |f, cells| f._mm512_cvtph_ps(cast(cells))
     }
 
-    /// Rounds to the bits of bf16 cells, and says how many.
-    #[inline(always)]
-    pub fn narrow_bf16<S: Simd>(simd: S, values: &[f32], cells: &mut [u16]) -> Option<usize> {
-        let f = exactly::<_, V4>(simd)?.avx512f;
-        let values = values.as_chunks::<16>().0;
-        let cells = cells.as_chunks_mut::<16>().0;
-        let (one, half) = (f._mm512_set1_epi32(1), f._mm512_set1_epi32(0x7fff));
-        for (cell, value) in cells.iter_mut().zip(values) {
-            let bits = cast(*value);
-            let odd = f._mm512_and_si512(f._mm512_srli_epi32::<16>(bits), one);
-            let rounded = f._mm512_add_epi32(f._mm512_add_epi32(bits, half), odd);
+    by_sixteens! {
+        /// Rounds to the bits of f16 cells, to nearest, ties to even.
+        narrow_f16: f32 => u16, |f, values| f._mm512_cvtps_ph::<0b1000>(cast(values))
+    }
+
+    by_sixteens! {
+        /// Widens the bits of bf16 cells.
+        widen_bf16: u16 => f32, |f, cells| {
+            f._mm512_slli_epi32::<16>(f._mm512_cvtepu16_epi32(cast(cells)))
+        }
+    }
+
+    by_sixteens! {
+        /// Rounds to the bits of bf16 cells, to nearest, ties to even.
+        narrow_bf16: f32 => u16, |f, values| {
+            let bits = cast(values);
+            let odd = f._mm512_and_si512(f._mm512_srli_epi32::<16>(bits), f._mm512_set1_epi32(1));
+            let half = f._mm512_add_epi32(f._mm512_set1_epi32(0x7fff), odd);
             // Rounding could carry a NaN's payload into another number.
             let quiet = f._mm512_or_si512(bits, f._mm512_set1_epi32(0x40_0000));
             let nan = f._mm512_cmpunord_ps_mask(cast(bits), cast(bits));
-            let bits = f._mm512_mask_blend_epi32(nan, rounded, quiet);
-            *cell = cast(f._mm512_cvtepi32_epi16(f._mm512_srli_epi32::<16>(bits)));
+            let bits = f._mm512_mask_blend_epi32(nan, f._mm512_add_epi32(bits, half), quiet);
+            f._mm512_cvtepi32_epi16(f._mm512_srli_epi32::<16>(bits))
         }
-        Some(values.len() * 16)
-    }
-
-    /// Rounds to the bits of f16 cells, and says how many.
-    #[inline(always)]
-    pub fn narrow_f16<S: Simd>(simd: S, values: &[f32], cells: &mut [u16]) -> Option<usize> {
-        const TO_NEAREST: i32 = 0b1000;
-        let f = exactly::<_, V4>(simd)?.avx512f;
-        let values = values.as_chunks::<16>().0;
-        let cells = cells.as_chunks_mut::<16>().0;
-        for (cell, value) in cells.iter_mut().zip(values) {
-            *cell = cast(f._mm512_cvtps_ph::<TO_NEAREST>(cast(*value)));
-        }
-        Some(values.len() * 16)
     }
 
     /// `a / b` to two units in the last place, for a `b` whose reciprocal is a normal number; by Newton's method, since

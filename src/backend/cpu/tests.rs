@@ -97,14 +97,41 @@ fn compare_outputs<T: Element>(
     Ok(())
 }
 
+/// Both gradients on every instruction set against [`direct`].
+fn compare_gradients<T: Element>(
+    (input, grad): (View<'_, T>, View<'_, T>),
+    geometry: &Geometry,
+    weighting: Weighting,
+    tolerance: f64,
+) -> Result<()> {
+    let [depths, rows, columns] = geometry.axes.map(|axis| axis.input);
+    for gradient in [Gradient::Paper, Gradient::Exact] {
+        let dx: Vec<T> = (0..input.planes() * depths * rows * columns)
+            .map(|i| {
+                let (row, depth) = (i / columns, i / columns / rows);
+                let plane = depth / depths;
+                let at = [depth % depths, row % rows, i % columns];
+                let (x, g) = (input.plane(plane), grad.plane(plane));
+                direct::cell(x, g, geometry, weighting, gradient, at)
+            })
+            .collect();
+        for arch in archs() {
+            let what = format!("{arch:?} {gradient:?} {:?}", geometry.axes);
+            let found = backward_on(arch, input, grad, geometry, (weighting, gradient))?;
+            assert_near(&what, &found, &dx, tolerance);
+        }
+    }
+    Ok(())
+}
+
 /// Forward and both gradients on every instruction set against [`direct`].
 fn compare<T: Element>(beta: f64, tolerance: f64) -> Result<()> {
     let weighting = Weighting {
         beta,
         nan_to_num: false,
     };
-    for ([kernel, stride, padding], shape) in CASES {
-        let geometry = &geometry([kernel, stride, padding], &shape)?;
+    for (windows, shape) in CASES {
+        let geometry = &geometry(windows, &shape)?;
         let [_, height, width] = geometry.axes;
         let x = values::<T>(shape.iter().product());
         let layout = Layout::contiguous(Shape::from(&shape[..]));
@@ -114,25 +141,7 @@ fn compare<T: Element>(beta: f64, tolerance: f64) -> Result<()> {
         let g = values::<T>(pooled.shape().elem_count());
         let grad = View::new(&g, &pooled, 2);
         compare_outputs(input, geometry, weighting, tolerance)?;
-        for gradient in [Gradient::Paper, Gradient::Exact] {
-            let dx: Vec<T> = cells(input.planes(), [shape[2], shape[3]])
-                .map(|(p, at)| {
-                    direct::cell(
-                        input.plane(p),
-                        grad.plane(p),
-                        geometry,
-                        weighting,
-                        gradient,
-                        at,
-                    )
-                })
-                .collect();
-            for arch in archs() {
-                let what = format!("{arch:?} {gradient:?} {kernel}/{stride} p{padding}");
-                let found = backward_on(arch, input, grad, geometry, (weighting, gradient))?;
-                assert_near(&what, &found, &dx, tolerance);
-            }
-        }
+        compare_gradients((input, grad), geometry, weighting, tolerance)?;
     }
     Ok(())
 }
@@ -321,22 +330,7 @@ fn compare_volumes<T: Element>(tolerance: f64) -> Result<()> {
         let pooled = Layout::contiguous(pooled);
         let g = values::<T>(pooled.shape().elem_count());
         let grad = View::new(&g, &pooled, 3);
-        for gradient in [Gradient::Paper, Gradient::Exact] {
-            let dx: Vec<T> = (0..x.len())
-                .map(|i| {
-                    let (row, column) = (i / width.input, i % width.input);
-                    let (depth_of, row) = (row / height.input, row % height.input);
-                    let (plane, d) = (depth_of / depth.input, depth_of % depth.input);
-                    let (x, g) = (input.plane(plane), grad.plane(plane));
-                    direct::cell(x, g, geometry, weighting, gradient, [d, row, column])
-                })
-                .collect();
-            for arch in archs() {
-                let what = format!("{arch:?} {gradient:?} {kernel}/{stride} p{padding}");
-                let found = backward_on(arch, input, grad, geometry, (weighting, gradient))?;
-                assert_near(&what, &found, &dx, tolerance);
-            }
-        }
+        compare_gradients((input, grad), geometry, weighting, tolerance)?;
     }
     Ok(())
 }

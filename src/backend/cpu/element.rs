@@ -75,7 +75,7 @@ macro_rules! computed_in_f32 {
             const MAX: f64 = <$t>::MAX.to_f64_const();
 
             fn round(v: f64) -> Self {
-                <$t>::from_f64(v)
+                <$t>::from_f32(to_odd(v))
             }
             #[inline(always)]
             fn widen<'a, S: Simd>(
@@ -96,6 +96,20 @@ macro_rules! computed_in_f32 {
             }
         }
     };
+}
+
+/// `v` rounded to the odd one of its two neighbours, if it is not one itself: rounding that to fewer places gives what
+/// rounding `v` would (Boldo and Melquiond, 2008).
+fn to_odd(v: f64) -> f32 {
+    let nearest = v as f32;
+    let (back, bits) = (f64::from(nearest), nearest.to_bits());
+    if back == v || !nearest.is_finite() || bits & 1 == 1 {
+        return nearest;
+    }
+    f32::from_bits(match back.abs() < v.abs() {
+        true => bits + 1,
+        false => bits - 1,
+    })
 }
 
 computed_in_itself!(f32);
@@ -141,6 +155,30 @@ fn narrow_bf16<S: Simd>(simd: S, values: &[f32], cells: &mut [bf16]) {
 mod tests {
     use super::*;
     use pulp::{Arch, WithSimd};
+
+    /// Just above the middle of two neighbours, by less than f32 can tell.
+    #[test]
+    fn values_are_rounded_once() {
+        fn check<T: Element>(step: f64) {
+            for sign in [1.0, -1.0] {
+                let middle = 1.0 + step / 2.0;
+                let round = |v: f64| sign * T::round(sign * v).to_f64();
+                assert_eq!(round(middle - 1e-15), 1.0);
+                assert_eq!(round(middle), 1.0);
+                assert_eq!(round(middle + 1e-15), 1.0 + step);
+            }
+        }
+        check::<f16>(f16::EPSILON.to_f64());
+        check::<bf16>(bf16::EPSILON.to_f64());
+        let tiny = f16::from_bits(1).to_f64();
+        assert_eq!(f16::round(tiny / 2.0 * (1.0 + 1e-15)).to_f64(), tiny);
+        assert_eq!(f16::round(tiny / 2.0).to_f64(), 0.0);
+        let tie = 65_520.0;
+        assert_eq!(f16::round(tie - 1e-9), f16::MAX);
+        assert_eq!(f16::round(tie), f16::INFINITY);
+        assert_eq!(bf16::round(f64::MIN), bf16::NEG_INFINITY);
+        assert!(f16::round(f64::NAN).is_nan());
+    }
 
     struct Narrow<'a>(&'a [f32]);
 

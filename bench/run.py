@@ -2,8 +2,8 @@
 """Times SoftPool beside candle's and PyTorch's pooling over the same shapes, in alternation.
 
 Builds and drives `benches/softpool`, which times SoftPool, candle and a copy of the input, and times PyTorch here where
-Python has it. In every round each contender takes one turn, in another order every round; ratios are medians of the
-rounds' ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart, and prints a
+Python has it. In every round each contender takes one turn, in another order every round, and begins it with a call
+that is not timed, so that its threads are awake; ratios are medians of the rounds' ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart, and prints a
 table of bars: what is wanted, what was measured, and whether that is met. Run it on a machine that does nothing else.
 """
 
@@ -152,7 +152,7 @@ def torch_contenders(torch, dtype, case):
 
 
 class Turns:
-    """Calls of a function: one, or the median of as many as a millisecond holds, at most 100."""
+    """Calls of a function after an untimed one: one, or the median of as many as a millisecond holds, at most 100."""
 
     def __init__(self, function):
         self.function, self.calls = function, None
@@ -164,6 +164,7 @@ class Turns:
                 seconds = self.once()
                 self.calls = int(min(max(1e-3 / seconds, 1), 100))
             else:
+                self.once()
                 seconds = statistics.median(self.once() for _ in range(self.calls))
         except RuntimeError as error:
             return {"error": str(error).splitlines()[0]}

@@ -2,8 +2,8 @@
 """Times SoftPool beside candle's and PyTorch's pooling over the same shapes, in alternation.
 
 Builds and drives `benches/softpool`, which times SoftPool, candle and a copy of the input, and times PyTorch here where
-Python has it. In every round each contender takes one turn, in another order every round, and begins it with a call
-that is not timed, so that its threads are awake; ratios are medians of the rounds' ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart, and prints a
+Python has it. In every round each contender takes one turn, in another order every round: a call that is not timed,
+and one that is, or the median of as many as 20 ms hold. Ratios are medians of the rounds' ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart, and prints a
 table of bars: what is wanted, what was measured, and whether that is met. Run it on a machine that does nothing else.
 """
 
@@ -25,6 +25,8 @@ import chart
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # As in benches/softpool: contenders whose turn takes longer (seconds) take part in the first rounds only.
 SLOW, SLOW_ROUNDS = 0.5, 3
+# As there: seconds that short calls are repeated for; the first ones may have a thread that is still asleep.
+TURN = 20e-3
 # Lets the threads of the one before stop spinning.
 PAUSE = 0.01
 
@@ -152,7 +154,7 @@ def torch_contenders(torch, dtype, case):
 
 
 class Turns:
-    """Calls of a function after an untimed one: one, or the median of as many as a millisecond holds, at most 100."""
+    """Calls of a function after an untimed one: one, or the median of as many as a TURN holds, at most 100."""
 
     def __init__(self, function):
         self.function, self.calls = function, None
@@ -162,7 +164,7 @@ class Turns:
             if self.calls is None:
                 self.once()
                 seconds = self.once()
-                self.calls = int(min(max(1e-3 / seconds, 1), 100))
+                self.calls = int(min(max(TURN / seconds, 1), 100))
             else:
                 self.once()
                 seconds = statistics.median(self.once() for _ in range(self.calls))

@@ -18,8 +18,8 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 /// Times SoftPool beside its peers on the CPU, all in one run.
 ///
 /// In every round all contenders take one turn each, in another order every round. A turn is a call that is not timed,
-/// to wake threads, and one that is; or the median of as many as a millisecond holds. Contenders that need over half a
-/// second take part in three rounds only. A ratio is the median of the rounds' ratios. On Linux, freed memory stays with
+/// and one that is, or the median of as many as 20 ms hold. Contenders that need over half a second take part in three
+/// rounds only. A ratio is the median of the rounds' ratios. On Linux, freed memory stays with
 /// the process, for all alike. `copy` copies the input's bytes into a buffer that was written before, in pieces of
 /// 256 KiB on all threads; every other contender allocates its results, as a call by a user does. A backward pass goes
 /// through candle's autograd, forward included, with ones as the output's gradient; `alone` is the backward kernel
@@ -130,6 +130,9 @@ fn wanted(filter: &[String], contender: &Contender) -> bool {
 const SLOW: f64 = 0.5;
 const SLOW_ROUNDS: usize = 3;
 
+/// Seconds that short calls are repeated for; the first ones may have a thread that is still asleep.
+const TURN: f64 = 20e-3;
+
 /// The samples of every contender that can run, round by round; those of warming first.
 fn run(contenders: Vec<Contender>, rounds: usize) -> Result<(Vec<Contender>, Vec<Vec<Sample>>)> {
     let (mut able, mut samples) = (vec![], vec![]);
@@ -176,10 +179,10 @@ impl Contender {
         }
     }
 
-    /// A call; the median of as many as a millisecond holds, at most 100, where calls are short. One before wakes threads.
+    /// A call; the median of as many as a [`TURN`] holds, at most 100, where calls are short. One before wakes threads.
     fn turn(&self, warm: Sample) -> candle_core::Result<Sample> {
         self.once()?;
-        let calls = (1e-3 / warm.seconds).clamp(1.0, 100.0) as usize;
+        let calls = (TURN / warm.seconds).clamp(1.0, 100.0) as usize;
         let samples = (0..calls).map(|_| self.once());
         let samples = samples.collect::<candle_core::Result<Vec<_>>>()?;
         Ok(Sample {

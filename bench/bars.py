@@ -1,5 +1,6 @@
 """The speed and the memory that SoftPool is to reach on the CPU, held against what was measured."""
 
+import itertools
 import statistics
 
 SMALL, PYRAMID, PYRAMID_5 = "1x64x8x8 2/2", "8x64x28x28 13/1 p6", "8x64x28x28 5/1 p2"
@@ -12,8 +13,10 @@ def ratio(turns, name, base):
 
 
 def show(results):
-    for threads in dict.fromkeys(result["threads"] for result in results):
-        print(f"threads: {threads}\n\n| bar | measured, at worst | at | met |\n|---|---|---|---|")
+    first = [{**r, "turns": {k: {**t, "seconds": t["first"]} for k, t in r["turns"].items()}} for r in results]
+    kinds = [("repeated", results), ("first", first)]
+    for threads, (calls, results) in itertools.product(dict.fromkeys(r["threads"] for r in results), kinds):
+        print(f"threads: {threads}, {calls} calls\n\n| bar | measured, at worst | at | met |\n|---|---|---|---|")
         for title, measured, met in bars([r for r in results if r["threads"] == threads], threads):
             if not measured:
                 print(f"| {title} | not measured | | – |")

@@ -2,8 +2,9 @@
 """Times SoftPool beside candle's and PyTorch's pooling over the same shapes, in alternation.
 
 Builds and drives `benches/softpool`, which times SoftPool, candle and a copy of the input, and times PyTorch here where
-Python has it. In every round each contender takes one turn, in another order every round: a call that is not timed,
-and one that is, or the median of as many as 20 ms hold. Ratios are medians of the rounds' ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart, and prints a
+Python has it. In every round each contender takes one turn, in another order every round: its threads are woken, it
+makes a first call, and then as many as 20 ms hold, of which the median counts. Ratios are medians of the rounds'
+ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart, and prints a
 table of bars: what is wanted, what was measured, and whether that is met. Run it on a machine that does nothing else.
 """
 
@@ -25,8 +26,8 @@ import chart
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # As in benches/softpool: contenders whose turn takes longer (seconds) take part in the first rounds only.
 SLOW, SLOW_ROUNDS = 0.5, 3
-# As there: seconds that short calls are repeated for; the first ones may have a thread that is still asleep.
-TURN = 20e-3
+# As there: seconds that short calls are repeated for, and that threads are kept busy for before.
+TURN, WAKING = 20e-3, 5e-3
 # Lets the threads of the one before stop spinning.
 PAUSE = 0.01
 
@@ -131,6 +132,14 @@ def torch_contenders(torch, dtype, case):
         e = xs.exp()
         return pool.avg_pool2d(e * xs, **window) / pool.avg_pool2d(e, **window)
 
+    few = torch.zeros(1 << 16)
+
+    def wake():
+        """Keeps all threads busy for long enough that each has a processor of its own, and touches little memory."""
+        start = time.perf_counter()
+        while time.perf_counter() < start + WAKING:
+            few.add_(1)
+
     xs = torch.randn(case["shape"], dtype=torch.float32).to(dtype)
     variable = xs.clone().requires_grad_()
     passes = []
@@ -149,28 +158,29 @@ def torch_contenders(torch, dtype, case):
             ys = function(variable)
             return ys, torch.autograd.grad(ys, variable, ones)
 
-        passes += [(f"torch {name} forward", Turns(forward)), (f"torch {name} exact", Turns(backward))]
+        passes += [(f"torch {name} forward", Turns(forward, wake)), (f"torch {name} exact", Turns(backward, wake))]
     return passes
 
 
 class Turns:
-    """Calls of a function after an untimed one: one, or the median of as many as a TURN holds, at most 100."""
+    """A first call of a function as soon as all threads are awake, and those that a TURN holds, at most 100."""
 
-    def __init__(self, function):
-        self.function, self.calls = function, None
+    def __init__(self, function, wake):
+        self.function, self.wake, self.calls = function, wake, None
 
     def __call__(self):
         try:
             if self.calls is None:
                 self.once()
-                seconds = self.once()
+                first = seconds = self.once()
                 self.calls = int(min(max(TURN / seconds, 1), 100))
             else:
-                self.once()
+                self.wake()
+                first = self.once()
                 seconds = statistics.median(self.once() for _ in range(self.calls))
         except RuntimeError as error:
             return {"error": str(error).splitlines()[0]}
-        return {"seconds": seconds}
+        return {"first": first, "seconds": seconds}
 
     def once(self):
         start = time.perf_counter()
@@ -181,7 +191,7 @@ class Turns:
 
 
 def measure(contenders, rounds):
-    """The turns of every contender that can run: {name: {"seconds": [a round's, …], "extra_bytes": …}}."""
+    """The turns of every contender that can run: {name: {"seconds": [a round's, …], "first": […], "extra_bytes": …}}."""
     turns, able, warm = {}, [], {}
     for name, turn in contenders:
         sample = turn()
@@ -190,14 +200,15 @@ def measure(contenders, rounds):
             continue
         able.append((name, turn))
         warm[name] = sample["seconds"]
-        turns[name] = {"seconds": [], "extra_bytes": sample.get("extra_bytes")}
+        turns[name] = {"seconds": [], "first": [], "extra_bytes": sample.get("extra_bytes")}
     for number in range(rounds):
         # Each in another place, so that none always finds its input in the caches.
         for name, turn in random.Random(number).sample(able, len(able)):
             if warm[name] < SLOW or number < SLOW_ROUNDS:
                 time.sleep(PAUSE)
                 sample = turn()
-                turns[name]["seconds"].append(sample["seconds"])
+                for calls in ["seconds", "first"]:
+                    turns[name][calls].append(sample[calls])
                 if sample.get("extra_bytes") is not None:
                     turns[name]["extra_bytes"] = sample["extra_bytes"]
     return turns
@@ -205,13 +216,14 @@ def measure(contenders, rounds):
 
 def print_result(result):
     print(f"\n{result['case']['name']}, {result['dtype']}, threads: {result['threads']}\n")
-    print("| | ms | × copy | × softpool |\n|---|---|---|---|")
+    print("| | ms | × copy | × softpool | first call, ms |\n|---|---|---|---|---|")
     turns = result["turns"]
     for name, turn in turns.items():
         copies = bars.ratio(turns, name, "copy forward")
+        first = statistics.median(turn["first"]) * 1e3
         base = "softpool " + name.rsplit(" ", 1)[1]
         softpools = f"{bars.ratio(turns, name, base):.2f}" if base in turns and base != name else ""
-        print(f"| {name} | {statistics.median(turn['seconds']) * 1e3:.3f} | {copies:.2f} | {softpools} |")
+        print(f"| {name} | {statistics.median(turn['seconds']) * 1e3:.3f} | {copies:.2f} | {softpools} | {first:.3f} |")
 
 
 def machine(torch):

@@ -14,13 +14,14 @@ use clap::{Parser, ValueEnum};
 use common::{median, timed, Sample};
 use contenders::Contender;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::time::{Duration, Instant};
 
 /// Times SoftPool beside its peers on the CPU, all in one run.
 ///
-/// In every round all contenders take one turn each, in another order every round. A turn is a call that is not timed,
-/// and one that is, or the median of as many as 20 ms hold. Contenders that need over half a second take part in three
-/// rounds only. A ratio is the median of the rounds' ratios. On Linux, freed memory stays with
-/// the process, for all alike. `copy` copies the input's bytes into a buffer that was written before, in pieces of
+/// In every round all contenders take one turn each, in another order every round. A turn wakes all threads, makes a
+/// first call, and then as many as 20 ms hold, of which the median counts. Contenders that need over half a second take
+/// part in three rounds only. A ratio is the median of the rounds' ratios. On Linux, freed memory stays with the
+/// process, for all alike. `copy` copies the input's bytes into a buffer that was written before, in pieces of
 /// 256 KiB on all threads; every other contender allocates its results, as a call by a user does. A backward pass goes
 /// through candle's autograd, forward included, with ones as the output's gradient; `alone` is the backward kernel
 /// without autograd. Extra memory is the peak beyond inputs and results, counted in host allocations.
@@ -40,6 +41,9 @@ struct Args {
     /// Rounds that the medians are of, after two that warm up
     #[arg(long, default_value_t = 9)]
     rounds: usize,
+    /// Time the first call of a turn, which finds in the caches what the one before left, not those that follow
+    #[arg(long)]
+    first: bool,
     /// One JSON object a line instead of the tables
     #[arg(long)]
     json: bool,
@@ -110,7 +114,7 @@ fn main() -> Result<()> {
     for case in cases {
         let mut contenders = contenders::of(&case, args.dtype.into())?;
         contenders.retain(|c| wanted(&args.filter, c));
-        let (contenders, samples) = run(contenders, args.rounds)?;
+        let (contenders, samples) = run(contenders, &args)?;
         let rows = report::rows(&contenders, &samples);
         match args.json {
             true => report::print_json(&case.name, args.dtype.into(), &rows),
@@ -130,11 +134,18 @@ fn wanted(filter: &[String], contender: &Contender) -> bool {
 const SLOW: f64 = 0.5;
 const SLOW_ROUNDS: usize = 3;
 
-/// Seconds that short calls are repeated for; the first ones may have a thread that is still asleep.
+/// Seconds that short calls are repeated for.
 const TURN: f64 = 20e-3;
+const WAKING: Duration = Duration::from_millis(5);
+
+/// What a turn took.
+struct Turn {
+    first: Sample,
+    repeated: Sample,
+}
 
 /// The samples of every contender that can run, round by round; those of warming first.
-fn run(contenders: Vec<Contender>, rounds: usize) -> Result<(Vec<Contender>, Vec<Vec<Sample>>)> {
+fn run(contenders: Vec<Contender>, args: &Args) -> Result<(Vec<Contender>, Vec<Vec<Sample>>)> {
     let (mut able, mut samples) = (vec![], vec![]);
     for contender in contenders {
         match contender.warm() {
@@ -149,7 +160,7 @@ fn run(contenders: Vec<Contender>, rounds: usize) -> Result<(Vec<Contender>, Vec
             }
         }
     }
-    for round in 0..rounds {
+    for round in 0..args.rounds {
         let mut turns: Vec<usize> = (0..able.len()).collect();
         // Each in another place, so that none always finds its input in the caches.
         turns.sort_by_key(|turn| {
@@ -158,7 +169,8 @@ fn run(contenders: Vec<Contender>, rounds: usize) -> Result<(Vec<Contender>, Vec
         for i in turns {
             let warm = samples[i][0];
             if warm.seconds < SLOW || round < SLOW_ROUNDS {
-                samples[i].push(able[i].turn(warm)?);
+                let Turn { first, repeated } = able[i].turn(warm)?;
+                samples[i].push(if args.first { first } else { repeated });
             }
         }
     }
@@ -179,15 +191,23 @@ impl Contender {
         }
     }
 
-    /// A call; the median of as many as a [`TURN`] holds, at most 100, where calls are short. One before wakes threads.
-    fn turn(&self, warm: Sample) -> candle_core::Result<Sample> {
-        self.once()?;
+    /// A call as soon as all threads are awake, and those that a [`TURN`] holds, at most 100, at their median.
+    fn turn(&self, warm: Sample) -> candle_core::Result<Turn> {
+        wake();
+        let first = self.once()?;
         let calls = (TURN / warm.seconds).clamp(1.0, 100.0) as usize;
         let samples = (0..calls).map(|_| self.once());
         let samples = samples.collect::<candle_core::Result<Vec<_>>>()?;
-        Ok(Sample {
+        let repeated = Sample {
             seconds: median(samples.iter().map(|s| s.seconds)).unwrap_or(f64::NAN),
             extra: samples.iter().map(|s| s.extra).max().unwrap_or(0),
-        })
+        };
+        Ok(Turn { first, repeated })
     }
+}
+
+/// Keeps all threads busy for long enough that each has a processor of its own, and touches no memory.
+fn wake() {
+    let start = Instant::now();
+    rayon::broadcast(|_| while start.elapsed() < WAKING {});
 }

@@ -5,7 +5,7 @@
 
 use crate::common::Sample;
 use crate::contenders::{self, Contender};
-use crate::{cases, Float};
+use crate::{cases, Float, Turn};
 use anyhow::{bail, Context, Result};
 use clap::ValueEnum;
 use serde_json::{json, Value};
@@ -47,12 +47,20 @@ fn answer(line: &str, open: &mut Vec<(Contender, Option<Sample>)>) -> Result<Val
             let (contender, warm) = open
                 .get_mut(index.parse::<usize>()?)
                 .context("no such contender")?;
-            let sample = match *warm {
-                None => contender.warm().inspect(|sample| *warm = Some(*sample)),
+            let turn = match *warm {
+                None => contender.warm().map(|sample| {
+                    *warm = Some(sample);
+                    Turn {
+                        first: sample,
+                        repeated: sample,
+                    }
+                }),
                 Some(warm) => contender.turn(warm),
             };
-            Ok(match sample {
-                Ok(sample) => json!({"seconds": sample.seconds, "extra_bytes": sample.extra}),
+            Ok(match turn {
+                Ok(Turn { first, repeated }) => json!({
+                    "first": first.seconds, "seconds": repeated.seconds, "extra_bytes": repeated.extra,
+                }),
                 Err(error) => json!({"error": error.to_string().lines().next()}),
             })
         }

@@ -27,6 +27,8 @@ pub struct Band<T: Element> {
     pub widened: Vec<T::Compute>,
     /// Activations of several depths, where they cannot be read in place.
     pub stacked: Vec<T::Compute>,
+    /// The same, not widened.
+    pub bare: Vec<T>,
     /// `e = exp(β·(x − shift))` and `e` times [`Factor`] of the activations, plane after plane, row after row.
     pub cells: [Aligned<T::Compute>; 2],
     /// Their sums down the windows' columns.
@@ -35,6 +37,8 @@ pub struct Band<T: Element> {
     pub phases: [Aligned<T::Compute>; 2],
     /// The ends of rows of activations, a vector each.
     pub tail: Aligned<T::Compute>,
+    /// The same, not widened.
+    pub bare_tail: Aligned<T>,
     pub rows: Rows,
     pub tail_rows: Rows,
     pub group: Group,
@@ -306,7 +310,7 @@ impl<T: Element> Band<T> {
         for d in depths {
             let cells_of_depth = plane.block(simd, d, rows, columns, &mut self.gathered);
             let x = T::widen(simd, cells_of_depth, &mut self.widened);
-            let largest = largest::<S, _>(simd, sample(x, few), sign);
+            let largest = largest::<S, _, _>(simd, sample(x, few), sign);
             if largest > shift {
                 shift = largest;
             }

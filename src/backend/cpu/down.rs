@@ -1,12 +1,13 @@
 //! Sums down the columns of a band's windows, but for those by [groups](super::groups).
 
+use super::aligned::Aligned;
 use super::band::{Band, Cells, Shape};
-use super::element::Element;
+use super::element::{Element, Load};
 use super::simd::{all_finite, Real};
-use super::stack::stack;
+use super::stack::{self, Stack};
 use super::sums::sum;
 use super::view::{Plane, View};
-use super::weigh::{Columns, Factor};
+use super::weigh::{By, Columns, Factor, Rows};
 use crate::geometry::Axis;
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
@@ -126,23 +127,82 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
             gathered,
             widened,
             stacked,
-            columns: [es, exs],
-            cells: [carried_es, carried_exs],
+            bare,
+            columns,
+            cells: carried,
             rows: of_windows,
             tail,
+            bare_tail,
             tail_rows,
             ..
         } = band;
-        let stack = stack(simd, plane, cells, (gathered, widened, stacked));
-        let by = stack.by(simd, beta, few);
-        let vector = T::Compute::lanes::<S>();
+        let mut weighed = Weighed {
+            shape,
+            cells,
+            height,
+            rows,
+            position,
+            sums: columns,
+            carried,
+            of_windows,
+            tail_rows,
+        };
+        match T::loads(simd) {
+            true => {
+                let stack = stack::bare(simd, plane, cells, (gathered, bare));
+                weighed.fill(simd, &stack, stack.by(simd, beta, few), bare_tail);
+            }
+            false => {
+                let stack = stack::widened(simd, plane, cells, (gathered, widened, stacked));
+                weighed.fill(simd, &stack, stack.by(simd, beta, few), tail);
+            }
+        }
+    }
+}
+
+/// [`WeighColumns`] without the activations.
+struct Weighed<'a, C> {
+    shape: &'a Shape,
+    cells: &'a Cells,
+    height: Axis,
+    /// Of windows.
+    rows: Range<usize>,
+    /// Of the plane in the band.
+    position: usize,
+    sums: &'a mut [Aligned<C>; 2],
+    carried: &'a mut [Aligned<C>; 2],
+    of_windows: &'a mut Rows,
+    tail_rows: &'a mut Rows,
+}
+
+impl<C: Real> Weighed<'_, C> {
+    #[inline(always)]
+    fn fill<S: Simd, E: Load<C>>(
+        &mut self,
+        simd: S,
+        stack: &Stack<'_, E>,
+        by: By<C::V<S>>,
+        tail: &mut Aligned<E>,
+    ) {
+        let Self {
+            shape,
+            cells,
+            height,
+            rows,
+            position,
+            sums: [es, exs],
+            carried: [carried_es, carried_exs],
+            of_windows,
+            tail_rows,
+        } = self;
+        let vector = C::lanes::<S>();
         let (w, padded) = (shape.width, shape.padded);
         let pitch = stack.steps[1];
         let mut o = rows.start;
         while o < rows.end {
             let window = height.window(o);
-            of_windows.find(&height, (o, &rows), (window.start, pitch));
-            let out = (position * shape.rows + o - rows.start) * padded;
+            of_windows.find(height, (o, rows), (window.start, pitch));
+            let out = (*position * shape.rows + o - rows.start) * padded;
             let start = (window.start - cells.rows.start) * pitch;
             let x = &stack.x[start..];
             let step = height.stride.saturating_mul(pitch);
@@ -150,7 +210,7 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
             let whole = w.next_multiple_of(vector);
             let reach =
                 |rows: usize| (rows - 1) * step + (window.len() - 1) * pitch + whole <= x.len();
-            let mut run = &mut *of_windows;
+            let mut run = &mut **of_windows;
             while run.count > 1 && !reach(run.count) {
                 run.count -= 1;
             }
@@ -171,8 +231,8 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
                     tail.grow(window.len() * vector);
                     let of_window = (0..window.len()).map(|row| &x[row * pitch..][..w]);
                     copy_ends(of_window, part.start..w, tail, vector);
-                    run = &mut *tail_rows;
-                    run.find(&height, (o, &rows), (window.start, vector));
+                    run = &mut **tail_rows;
+                    run.find(height, (o, rows), (window.start, vector));
                     run.count = 1;
                 }
                 let x = match copied {

@@ -2,13 +2,26 @@
 
 use super::simd::Real;
 use super::special;
+use super::sums::GROUP;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pulp::Simd;
 
+/// Cells that are computed in `C`.
+pub trait Load<C: Real>: Copy + Default {
+    /// Whether a vector of cells is converted as it is read.
+    fn loads<S: Simd>(simd: S) -> bool;
+
+    /// The vector that begins at a cell.
+    fn load<S: Simd>(simd: S, cells: &[Self], start: usize) -> C::V<S>;
+
+    /// The same value.
+    fn computed(self) -> C;
+}
+
 /// A floating-point dtype: f16, bf16, f32 or f64.
-pub trait Element: WithDType + Default {
+pub trait Element: WithDType + Default + Load<Self::Compute> {
     /// The dtype of the arithmetic.
     type Compute: Real;
 
@@ -37,6 +50,21 @@ pub trait Element: WithDType + Default {
 
 macro_rules! computed_in_itself {
     ($t:ty) => {
+        impl Load<$t> for $t {
+            #[inline(always)]
+            fn loads<S: Simd>(_simd: S) -> bool {
+                true
+            }
+            #[inline(always)]
+            fn load<S: Simd>(_simd: S, cells: &[Self], start: usize) -> <$t as Real>::V<S> {
+                <$t as Real>::vectors::<S>(&cells[start..start + <$t as Real>::lanes::<S>()])[0]
+            }
+            #[inline(always)]
+            fn computed(self) -> $t {
+                self
+            }
+        }
+
         impl Element for $t {
             type Compute = $t;
             const MAX: f64 = <$t>::MAX as f64;
@@ -69,7 +97,32 @@ macro_rules! computed_in_itself {
 }
 
 macro_rules! computed_in_f32 {
-    ($t:ty, $widen:expr, $narrow:expr) => {
+    ($t:ty, $widen:expr, $narrow:expr, $load:path) => {
+        impl Load<f32> for $t {
+            #[inline(always)]
+            fn loads<S: Simd>(simd: S) -> bool {
+                special::converts(simd)
+            }
+            #[inline(always)]
+            fn load<S: Simd>(simd: S, cells: &[Self], start: usize) -> S::f32s {
+                let cells = &cells[start..start + S::F32_LANES];
+                match $load(simd, cells.reinterpret_cast()) {
+                    Some(vector) => vector,
+                    None => {
+                        let mut values = [0.0; GROUP];
+                        for (value, cell) in values.iter_mut().zip(cells) {
+                            *value = cell.to_f32();
+                        }
+                        f32::vectors::<S>(&values)[0]
+                    }
+                }
+            }
+            #[inline(always)]
+            fn computed(self) -> f32 {
+                self.to_f32()
+            }
+        }
+
         impl Element for $t {
             type Compute = f32;
             const MAX: f64 = <$t>::MAX.to_f64_const();
@@ -114,8 +167,8 @@ fn to_odd(v: f64) -> f32 {
 
 computed_in_itself!(f32);
 computed_in_itself!(f64);
-computed_in_f32!(f16, widen_f16, narrow_f16);
-computed_in_f32!(bf16, widen_bf16, narrow_bf16);
+computed_in_f32!(f16, widen_f16, narrow_f16, special::load_f16);
+computed_in_f32!(bf16, widen_bf16, narrow_bf16, special::load_bf16);
 
 #[inline(always)]
 fn widen_f16<S: Simd>(simd: S, cells: &[f16], values: &mut [f32]) {

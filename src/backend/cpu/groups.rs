@@ -2,12 +2,12 @@
 //! some whole groups and the first rows of one more. No weight is kept, and each is made once a band.
 
 use super::aligned::Aligned;
-use super::band::{Band, Cells};
+use super::band::{Band, Cells, Shape};
 use super::down::{clear, copy_ends, Work};
-use super::element::Element;
+use super::element::{Element, Load};
 use super::simd::Real;
-use super::stack::{stack, Stack};
-use super::weigh::{load, store, Columns};
+use super::stack::{self, Stack};
+use super::weigh::{load, store, By, Columns};
 use crate::geometry::Axis;
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
@@ -51,17 +51,76 @@ impl<T: Element> WithSimd for SumGroups<'_, T> {
             gathered,
             widened,
             stacked,
-            columns: [es, exs],
-            cells: [ring_es, ring_exs],
+            bare,
+            columns,
+            cells: ring,
             tail,
+            bare_tail,
             group,
             tail_group,
             ..
         } = band;
-        let stack = stack(simd, plane, cells, (gathered, widened, stacked));
-        let vector = T::Compute::lanes::<S>();
+        let mut grouped = Grouped {
+            shape,
+            cells,
+            height,
+            windows,
+            position,
+            sums: columns,
+            ring,
+            group,
+            tail_group,
+        };
+        match T::loads(simd) {
+            true => {
+                let stack = stack::bare(simd, plane, cells, (gathered, bare));
+                grouped.fill(simd, &stack, stack.by(simd, beta, few), bare_tail);
+            }
+            false => {
+                let stack = stack::widened(simd, plane, cells, (gathered, widened, stacked));
+                grouped.fill(simd, &stack, stack.by(simd, beta, few), tail);
+            }
+        }
+    }
+}
+
+/// [`SumGroups`] without the activations.
+struct Grouped<'a, C> {
+    shape: &'a Shape,
+    cells: &'a Cells,
+    height: Axis,
+    windows: Range<usize>,
+    /// Of the plane in the band.
+    position: usize,
+    sums: &'a mut [Aligned<C>; 2],
+    ring: &'a mut [Aligned<C>; 2],
+    group: &'a mut Group,
+    tail_group: &'a mut Group,
+}
+
+impl<C: Real> Grouped<'_, C> {
+    #[inline(always)]
+    fn fill<S: Simd, E: Load<C>>(
+        &mut self,
+        simd: S,
+        stack: &Stack<'_, E>,
+        by: By<C::V<S>>,
+        tail: &mut Aligned<E>,
+    ) {
+        let Self {
+            shape,
+            cells,
+            height,
+            windows,
+            position,
+            sums: [es, exs],
+            ring: [ring_es, ring_exs],
+            group,
+            tail_group,
+        } = self;
+        let vector = C::lanes::<S>();
         let columns = Columns {
-            by: stack.by(simd, beta, few),
+            by,
             x: stack.x,
             ahead: stack.ahead,
             steps: (0, 0),
@@ -75,13 +134,13 @@ impl<T: Element> WithSimd for SumGroups<'_, T> {
         };
         let slots = ring.slots;
         for row in windows.start..windows.end + slots {
-            group.find(&height, row, cells, &stack, slots);
+            group.find(height, row, cells, stack, slots);
             let window = row.checked_sub(slots).filter(|o| windows.contains(o));
             if slots == 0 || row + 1 == windows.end + slots {
                 // There are no later windows.
                 group.rest.clear();
             }
-            let out = window.map(|o| (position * shape.rows + o - windows.start) * shape.padded);
+            let out = window.map(|o| (*position * shape.rows + o - windows.start) * shape.padded);
             let mut sums = out.map(|out| {
                 let start = out + shape.left;
                 [&mut es[start..], &mut exs[start..]]
@@ -121,12 +180,12 @@ impl<T: Element> WithSimd for SumGroups<'_, T> {
 impl Group {
     /// The rows of a group, and those of them that the window so many groups before it ends with.
     #[inline(always)]
-    fn find<C>(
+    fn find<E>(
         &mut self,
         height: &Axis,
         group: usize,
         cells: &Cells,
-        stack: &Stack<'_, C>,
+        stack: &Stack<'_, E>,
         before: usize,
     ) {
         let start = group.saturating_mul(height.stride);
@@ -161,12 +220,12 @@ impl Group {
 
     /// The ends of rows of another group, from column `start` on, a vector each in `ends`.
     #[inline(always)]
-    fn copy<C: Real>(
+    fn copy<E: Copy + Default>(
         &mut self,
         group: &Self,
-        (x, start): (&[C], usize),
+        (x, start): (&[E], usize),
         (width, vector): (usize, usize),
-        ends: &mut Aligned<C>,
+        ends: &mut Aligned<E>,
     ) {
         ends.grow((group.first.len() + group.rest.len()) * vector);
         let mut next = 0;
@@ -189,10 +248,10 @@ impl<C: Real> Ring<'_, C> {
     /// Sums the columns of a group from `at` on, whole vectors: those of the window that ends with it, if `sums` are
     /// given, and its own in place of the eldest. `x` begins at column `first`.
     #[inline(always)]
-    fn sum<S: Simd>(
+    fn sum<S: Simd, E: Load<C>>(
         &mut self,
         simd: S,
-        (columns, first): (&Columns<'_, S, C>, usize),
+        (columns, first): (&Columns<'_, S, C, E>, usize),
         group: &Group,
         (row, at): (usize, Range<usize>),
         sums: &mut Option<[&mut [C]; 2]>,

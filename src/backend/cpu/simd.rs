@@ -1,5 +1,6 @@
 //! Vectors of the compute dtypes, f32 and f64, and their base-two exponential.
 
+use super::element::Load;
 use super::special;
 use pulp::bytemuck::{cast, cast_slice_mut};
 use pulp::Simd;
@@ -16,6 +17,7 @@ pub trait Real:
     + std::ops::Mul<Output = Self>
     + std::ops::Sub<Output = Self>
     + std::ops::Div<Output = Self>
+    + Load<Self>
 {
     /// A vector of as many lanes as the instruction set has.
     type V<S: Simd>: Copy;

@@ -158,6 +158,27 @@ mod x86 {
         };
     }
 
+    /// Whether there are [`load_f16`] and [`load_bf16`].
+    #[inline(always)]
+    pub fn converts<S: Simd>(simd: S) -> bool {
+        exactly::<_, V4>(simd).is_some()
+    }
+
+    /// The values of sixteen f16 cells' bits.
+    #[inline(always)]
+    pub fn load_f16<S: Simd>(simd: S, cells: &[u16]) -> Option<S::f32s> {
+        let f = exactly::<_, V4>(simd)?.avx512f;
+        Some(cast(f._mm512_cvtph_ps(cast(*cells.first_chunk::<16>()?))))
+    }
+
+    /// The values of sixteen bf16 cells' bits.
+    #[inline(always)]
+    pub fn load_bf16<S: Simd>(simd: S, cells: &[u16]) -> Option<S::f32s> {
+        let f = exactly::<_, V4>(simd)?.avx512f;
+        let bits = f._mm512_cvtepu16_epi32(cast(*cells.first_chunk::<16>()?));
+        Some(cast(f._mm512_slli_epi32::<16>(bits)))
+    }
+
     by_sixteens! {
         /// Widens the bits of f16 cells.
         widen_f16: u16 => f32, |f, cells| f._mm512_cvtph_ps(cast(cells))
@@ -223,6 +244,15 @@ mod none {
         _cells: (&[f32], usize),
         _turned: (&mut [f32], usize),
     ) -> Option<()> {
+        None
+    }
+    pub fn converts<S: Simd>(_simd: S) -> bool {
+        false
+    }
+    pub fn load_f16<S: Simd>(_simd: S, _cells: &[u16]) -> Option<S::f32s> {
+        None
+    }
+    pub fn load_bf16<S: Simd>(_simd: S, _cells: &[u16]) -> Option<S::f32s> {
         None
     }
     pub fn widen_f16<S: Simd>(_simd: S, _cells: &[u16], _values: &mut [f32]) -> Option<usize> {

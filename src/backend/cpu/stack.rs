@@ -2,7 +2,7 @@
 
 use super::band::Cells;
 use super::down::finite_or_zero;
-use super::element::Element;
+use super::element::{Element, Load};
 use super::simd::Real;
 use super::view::Plane;
 use super::weigh::{largest, sampled, Ahead, By, Factor};
@@ -12,8 +12,8 @@ use std::ops::Range;
 
 /// Activations, and where they lie.
 #[derive(Clone, Copy)]
-pub struct Stack<'a, C> {
-    pub x: &'a [C],
+pub struct Stack<'a, E> {
+    pub x: &'a [E],
     pub ahead: Ahead,
     pub depths: usize,
     rows: usize,
@@ -22,9 +22,52 @@ pub struct Stack<'a, C> {
     pub steps: [usize; 2],
 }
 
-/// A band's activations, where they lie if all of them can be read there, or else brought together.
+impl<'s, E> Stack<'s, E> {
+    #[inline(always)]
+    fn new<A>(x: &'s [E], of: &[A], cells: &Cells, steps: [usize; 2]) -> Self {
+        Self {
+            x,
+            ahead: Ahead::of(of),
+            depths: cells.depths.len(),
+            rows: cells.rows.len(),
+            width: cells.columns.len(),
+            steps,
+        }
+    }
+}
+
+/// From a depth of these cells to the next and from a row, where they lie side by side.
+fn steps(cells: &Cells) -> [usize; 2] {
+    [cells.rows.len() * cells.columns.len(), cells.columns.len()]
+}
+
+/// A band's activations for sets that [load](Load::loads) them, where they lie if all of them can be read there, or else
+/// brought together.
 #[inline(always)]
-pub fn stack<'s, S: Simd, T: Element>(
+pub fn bare<'s, S: Simd, T: Element>(
+    simd: S,
+    plane: Plane<'s, T>,
+    cells: &Cells,
+    (gathered, stacked): (&'s mut Vec<T>, &'s mut Vec<T>),
+) -> Stack<'s, T> {
+    let (rows, columns) = (&cells.rows, &cells.columns);
+    if let Some((span, steps)) = plane.span(&cells.depths, rows, columns) {
+        return Stack::new(span, span, cells, steps);
+    }
+    if cells.depths.len() == 1 {
+        let block = plane.block(simd, cells.depths.start, rows, columns, gathered);
+        return Stack::new(block, block, cells, steps(cells));
+    }
+    stacked.clear();
+    for d in cells.depths.clone() {
+        stacked.extend_from_slice(plane.block(simd, d, rows, columns, gathered));
+    }
+    Stack::new(stacked, stacked, cells, steps(cells))
+}
+
+/// The same for other sets: brought together and widened.
+#[inline(always)]
+pub fn widened<'s, S: Simd, T: Element>(
     simd: S,
     plane: Plane<'s, T>,
     cells: &Cells,
@@ -34,41 +77,26 @@ pub fn stack<'s, S: Simd, T: Element>(
         &'s mut Vec<T::Compute>,
     ),
 ) -> Stack<'s, T::Compute> {
-    let Cells {
-        depths,
-        rows,
-        columns,
-        ..
-    } = cells;
-    let of = |x: &'s [T::Compute], ahead, steps| Stack {
-        x,
-        ahead,
-        depths: depths.len(),
-        rows: rows.len(),
-        width: columns.len(),
-        steps,
-    };
-    let in_place = size_of::<T>() == size_of::<T::Compute>();
-    if let Some((span, steps)) = plane.span(depths, rows, columns).filter(|_| in_place) {
-        return of(T::widen(simd, span, widened), Ahead::of(span), steps);
-    }
-    let steps = [rows.len() * columns.len(), columns.len()];
-    if depths.len() == 1 {
-        let block = plane.block(simd, depths.start, rows, columns, gathered);
-        return of(T::widen(simd, block, widened), Ahead::of(block), steps);
+    let (rows, columns) = (&cells.rows, &cells.columns);
+    if cells.depths.len() == 1 {
+        let block = plane.block(simd, cells.depths.start, rows, columns, gathered);
+        return Stack::new(T::widen(simd, block, widened), block, cells, steps(cells));
     }
     stacked.clear();
-    for d in depths.clone() {
+    for d in cells.depths.clone() {
         let block = plane.block(simd, d, rows, columns, gathered);
         stacked.extend_from_slice(T::widen(simd, block, widened));
     }
-    of(stacked, Ahead::of(stacked), steps)
+    Stack::new(stacked, stacked, cells, steps(cells))
 }
 
-impl<C: Real> Stack<'_, C> {
+impl<E> Stack<'_, E> {
     /// How its activations are weighed, by a shift from all of them, or if a `few` will do from a sample.
     #[inline(always)]
-    pub fn by<S: Simd>(&self, simd: S, beta: f64, few: bool) -> By<C::V<S>> {
+    pub fn by<S: Simd, C: Real>(&self, simd: S, beta: f64, few: bool) -> By<C::V<S>>
+    where
+        E: Load<C>,
+    {
         let sign = C::from_f64(1f64.copysign(beta));
         let shift = finite_or_zero(self.largest(simd, few, sign) * sign);
         let scale = C::from_f64(beta * LOG2_E);
@@ -77,7 +105,10 @@ impl<C: Real> Stack<'_, C> {
 
     /// The largest activation times `sign`; which are a sample does not depend on where they lie.
     #[inline(always)]
-    fn largest<S: Simd>(&self, simd: S, few: bool, sign: C) -> C {
+    fn largest<S: Simd, C: Real>(&self, simd: S, few: bool, sign: C) -> C
+    where
+        E: Load<C>,
+    {
         if self.depths > 1 {
             let (depths, rows) = match few {
                 true => {
@@ -93,7 +124,7 @@ impl<C: Real> Stack<'_, C> {
             false => 0..self.rows * self.width,
         };
         if self.rows == 1 || self.steps[1] == self.width {
-            return largest::<S, _>(simd, &self.x[sample], sign);
+            return largest::<S, _, _>(simd, &self.x[sample], sign);
         }
         // Rows that the sample begins and ends in.
         let mut most = C::NEG_INFINITY;
@@ -102,20 +133,29 @@ impl<C: Real> Stack<'_, C> {
             let columns = sample.start.max(first) - first..(sample.end - first).min(self.width);
             let start = row * self.steps[1];
             let cells = &self.x[start + columns.start..start + columns.end];
-            most = larger(most, largest::<S, _>(simd, cells, sign));
+            most = larger(most, largest::<S, _, _>(simd, cells, sign));
         }
         most
     }
 
     /// The largest in these rows of these depths.
     #[inline(always)]
-    fn largest_of<S: Simd>(&self, simd: S, depths: Range<usize>, rows: Range<usize>, sign: C) -> C {
+    fn largest_of<S: Simd, C: Real>(
+        &self,
+        simd: S,
+        depths: Range<usize>,
+        rows: Range<usize>,
+        sign: C,
+    ) -> C
+    where
+        E: Load<C>,
+    {
         let mut most = C::NEG_INFINITY;
         for depth in depths {
             for row in rows.clone() {
                 let start = depth * self.steps[0] + row * self.steps[1];
                 let row = &self.x[start..start + self.width];
-                most = larger(most, largest::<S, _>(simd, row, sign));
+                most = larger(most, largest::<S, _, _>(simd, row, sign));
             }
         }
         most

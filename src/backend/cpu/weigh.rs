@@ -1,5 +1,6 @@
 //! The weights of activations under one shift: `e = 2^t` with `t = scale·(x − shift)`.
 
+use super::element::Load;
 use super::simd::Real;
 use crate::geometry::Axis;
 use pulp::Simd;
@@ -49,29 +50,31 @@ const SAMPLE: usize = 128;
 
 /// The largest of `x` times `sign`; NaN may be lost.
 #[inline(always)]
-pub fn largest<S: Simd, C: Real>(simd: S, x: &[C], sign: C) -> C {
-    let vectors = C::vectors::<S>(x);
+pub fn largest<S: Simd, C: Real, E: Load<C>>(simd: S, x: &[E], sign: C) -> C {
+    let vector = C::lanes::<S>();
     let zero = C::splat(simd, C::default());
     let mut all = [C::splat(simd, C::NEG_INFINITY); 4];
-    let mut four = vectors.chunks_exact(4);
+    let fours = x.len() / (4 * vector);
     if sign > C::default() {
-        for x in &mut four {
-            for (m, x) in all.iter_mut().zip(x) {
-                *m = C::max(simd, *x, *m);
+        for four in 0..fours {
+            for (i, m) in all.iter_mut().enumerate() {
+                *m = C::max(simd, E::load(simd, x, (4 * four + i) * vector), *m);
             }
         }
     } else {
-        for x in &mut four {
-            for (m, x) in all.iter_mut().zip(x) {
-                *m = C::max(simd, C::vsub(simd, zero, *x), *m);
+        for four in 0..fours {
+            for (i, m) in all.iter_mut().enumerate() {
+                let x = E::load(simd, x, (4 * four + i) * vector);
+                *m = C::max(simd, C::vsub(simd, zero, x), *m);
             }
         }
     }
     let [a, b, c, d] = all;
     let mut m = C::largest(simd, C::max(simd, C::max(simd, a, b), C::max(simd, c, d)));
-    for x in &x[vectors.len() / 4 * 4 * C::lanes::<S>()..] {
-        if *x * sign > m {
-            m = *x * sign;
+    for x in &x[fours * 4 * vector..] {
+        let x = x.computed() * sign;
+        if x > m {
+            m = x;
         }
     }
     m
@@ -184,9 +187,9 @@ impl Rows {
 }
 
 /// `e = 2^(scale·(x − shift))` and `e·x`, summed down columns.
-pub struct Columns<'a, S: Simd, C: Real> {
+pub struct Columns<'a, S: Simd, C: Real, E = C> {
     pub by: By<C::V<S>>,
-    pub x: &'a [C],
+    pub x: &'a [E],
     pub ahead: Ahead,
     /// From a row of windows to the next: cells of `x`, and of the sums.
     pub steps: (usize, usize),
@@ -196,7 +199,7 @@ pub struct Columns<'a, S: Simd, C: Real> {
     pub width: usize,
 }
 
-impl<S: Simd, C: Real> Columns<'_, S, C> {
+impl<S: Simd, C: Real, E: Load<C>> Columns<'_, S, C, E> {
     /// The sums of [`Rows`]; `carry` has those of shared rows alone from one row of windows to the next.
     #[inline(always)]
     pub fn sum(&self, simd: S, rows: &Rows, sums: [&mut [C]; 2], carry: [&mut [C]; 2]) {
@@ -263,7 +266,7 @@ impl<S: Simd, C: Real> Columns<'_, S, C> {
     #[inline(always)]
     fn weigh(&self, simd: S, cell: usize) -> (C::V<S>, C::V<S>) {
         self.ahead.read(cell);
-        weigh::<S, C>(simd, load::<S, C>(self.x, cell), self.by)
+        weigh::<S, C>(simd, E::load(simd, self.x, cell), self.by)
     }
 }
 

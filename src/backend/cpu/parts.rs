@@ -116,14 +116,16 @@ impl Part {
         windows.iter().all(|of| !of.is_empty()).then_some(windows)
     }
 
-    /// The cells of all these windows.
+    /// Its own cells and those of all these windows.
     pub fn cells(&self, geometry: &Geometry) -> Option<[Range<usize>; 3]> {
-        let [depths, rows, columns] = self.windows(geometry)?;
-        let cells = |axis: usize, windows: Range<usize>| {
+        let windows = self.windows(geometry)?;
+        let own = [&self.depths, &self.rows, &self.columns];
+        Some([0, 1, 2].map(|axis| {
+            let (windows, own) = (&windows[axis], own[axis]);
             let axis = &geometry.axes[axis];
-            axis.window(windows.start).start..axis.window(windows.end - 1).end
-        };
-        Some([cells(0, depths), cells(1, rows), cells(2, columns)])
+            let (first, last) = (axis.window(windows.start), axis.window(windows.end - 1));
+            first.start.min(own.start)..last.end.max(own.end)
+        }))
     }
 }
 

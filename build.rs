@@ -1,10 +1,13 @@
 //! Compiles `cuda/softpool.cu` to PTX, under the feature `cuda` only.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SOURCE: &str = "cuda/softpool.cu";
+/// A module has the kernels of a dtype and an index.
+const DTYPES: [&str; 4] = ["f16", "bf16", "f32", "f64"];
+const INDICES: [&str; 2] = ["u32", "u64"];
 /// PTX runs on GPUs of its own compute capability and all later ones; CUDA 12 and 13 both know this one.
 const DEFAULT_CAPABILITY: &str = "75";
 
@@ -23,14 +26,45 @@ fn main() {
     }
 }
 
+/// Writes the PTX of every module, and `modules.rs`: a slice of their names and texts.
 fn compile(capability: &str) -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let nvcc = nvcc();
-    let output = Command::new(&nvcc)
-        .args(["-std=c++17", "-O3", "-ptx"])
+    let modules = DTYPES.map(|dtype| INDICES.map(|index| (dtype, index)));
+    let modules = modules.as_flattened();
+    std::thread::scope(|scope| {
+        let compilers: Vec<_> = modules
+            .iter()
+            .map(|module| scope.spawn(|| compile_module(&nvcc, capability, *module, &out)))
+            .collect();
+        compilers
+            .into_iter()
+            .try_for_each(|compiler| compiler.join().expect("a compiler's thread"))
+    })?;
+    let entries: String = modules
+        .iter()
+        .map(|(dtype, index)| {
+            format!("(\"{dtype}_{index}\", include_str!(\"{dtype}_{index}.ptx\")),\n")
+        })
+        .collect();
+    std::fs::write(out.join("modules.rs"), format!("&[\n{entries}]\n"))
+        .map_err(|e| format!("{}: {e}", out.display()))
+}
+
+fn compile_module(
+    nvcc: &Path,
+    capability: &str,
+    (dtype, index): (&str, &str),
+    out: &Path,
+) -> Result<(), String> {
+    let output = Command::new(nvcc)
+        // A module uses only some of the functions.
+        .args(["-std=c++17", "-O3", "-ptx", "-diag-suppress", "177"])
         .arg(format!("-arch=compute_{capability}"))
+        .arg(format!("-DMODULE_DTYPE={dtype}"))
+        .arg(format!("-DMODULE_INDEX={index}"))
         .arg("-o")
-        .arg(out.join("softpool.ptx"))
+        .arg(out.join(format!("{dtype}_{index}.ptx")))
         .arg(SOURCE)
         .output()
         .map_err(|e| {

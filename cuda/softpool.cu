@@ -46,24 +46,31 @@ DEVICE uint64_t divide(uint64_t n, const Divisor& d) { return n / d.value; }
 
 // ---- The dtypes -----------------------------------------------------------------------------------------------
 
-DEVICE float widen(__half v) { return __half2float(v); }
-DEVICE float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
+using f16 = __half;
+using bf16 = __nv_bfloat16;
+using f32 = float;
+using f64 = double;
+using u32 = uint32_t;
+using u64 = uint64_t;
+
+DEVICE float widen(f16 v) { return __half2float(v); }
+DEVICE float widen(bf16 v) { return __bfloat162float(v); }
 DEVICE float widen(float v) { return v; }
 DEVICE double widen(double v) { return v; }
 
 template <typename T>
 struct Element;
 template <>
-struct Element<__half> {
+struct Element<f16> {
     using Compute = float;
     DEVICE float largest() { return 65504.0f; }
-    DEVICE __half narrow(float v) { return __float2half_rn(v); }
+    DEVICE f16 narrow(float v) { return __float2half_rn(v); }
 };
 template <>
-struct Element<__nv_bfloat16> {
+struct Element<bf16> {
     using Compute = float;
     DEVICE float largest() { return 3.38953139e38f; }
-    DEVICE __nv_bfloat16 narrow(float v) { return __float2bfloat16_rn(v); }
+    DEVICE bf16 narrow(float v) { return __float2bfloat16_rn(v); }
 };
 template <>
 struct Element<float> {
@@ -113,14 +120,22 @@ DEVICE float power(float t) {
 }
 DEVICE double power(double t) { return exp2(t); }
 
-// a / b for b from 1 to the number of cells, within two units in the last place.
-DEVICE float quotient(float a, float b) { return __fdividef(a, b); }
-DEVICE double quotient(double a, double b) { return a / b; }
+// 1 / b for b from 2^-56 to the number of cells, within a unit in the last place.
+DEVICE float reciprocal(float b) {
+#ifdef __CUDA_ARCH__
+    float q;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(q) : "f"(b));
+    return q;
+#else
+    return 1.0f / b;
+#endif
+}
+DEVICE double reciprocal(double b) { return 1.0 / b; }
 
 // ---- The mathematics ------------------------------------------------------------------------------------------
 
-// Of the cells s = sign x of a window: the peak m, and with d = unit (s - m), the sums of e = 2^(scale d) and e d.
-// Where the peak is not finite, the sums mean nothing.
+// Of the cells s = sign x of a window: the peak m, and with d = unit (s - m), the sums of the weights e = 2^(scale d)
+// and of e d. Where the peak is not finite, the sums mean nothing.
 template <typename C>
 struct Sums {
     C peak, total, below;
@@ -144,13 +159,26 @@ DEVICE C distance(C s, C peak, const Temperature<C>& t) {
 }
 
 template <typename C>
-DEVICE void add(Sums<C>& sums, C s, const Temperature<C>& t) {
-    C d = distance(s, sums.peak, t);
-    C e = power(t.scale * d);
-    if (d != absent<C>()) {
-        sums.total += e;
-        sums.below = fma(e, d, sums.below);
-    }
+struct Weighed {
+    C d, e;
+};
+
+template <typename C>
+DEVICE Weighed<C> weigh(C s, C peak, const Temperature<C>& t) {
+    C d = distance(s, peak, t);
+    return {d, power(t.scale * d)};
+}
+
+template <typename C>
+DEVICE void add(Sums<C>& sums, const Weighed<C>& cell) {
+    sums.total += cell.e;
+    sums.below = fma(cell.e, cell.d, sums.below);
+}
+
+template <typename C>
+DEVICE void weigh_in(Sums<C>& sums, C s, const Temperature<C>& t) {
+    const Weighed<C> cell = weigh(s, sums.peak, t);
+    if (cell.d != absent<C>()) add(sums, cell);
 }
 
 template <typename C, int N>
@@ -159,7 +187,7 @@ DEVICE Sums<C> sums_of(const C (&s)[N], const Temperature<C>& t) {
 #pragma unroll
     for (int i = 1; i < N; i++) sums.peak = higher(sums.peak, s[i]);
 #pragma unroll
-    for (int i = 0; i < N; i++) add(sums, s[i], t);
+    for (int i = 0; i < N; i++) weigh_in(sums, s[i], t);
     return sums;
 }
 
@@ -182,13 +210,16 @@ DEVICE Sums<C> merge(const Sums<C>& a, const Sums<C>& b, const Temperature<C>& t
     return all;
 }
 
+template <typename C>
+DEVICE C mean_of(const Sums<C>& sums, const Temperature<C>& t) {
+    return fma(sums.below * reciprocal(sums.total), t.inverse, sums.peak);
+}
+
 template <typename T>
 DEVICE T output_of(const Sums<Compute<T>>& sums, const Params& p) {
     using C = Compute<T>;
     const Temperature<C>& t = temperature(p, C());
-    C y = sums.peak;
-    if (is_finite(y)) y = fma(quotient(sums.below, sums.total), t.inverse, y);
-    y *= t.sign;
+    C y = t.sign * (is_finite(sums.peak) ? mean_of(sums, t) : sums.peak);
     if (p.nan_to_num) {
         const C most = Element<T>::largest();
         y = y != y ? C(0) : y > most ? most : y < -most ? -most : y;
@@ -198,7 +229,8 @@ DEVICE T output_of(const Sums<Compute<T>>& sums, const Params& p) {
 
 template <typename C>
 DEVICE Passing<C> passing_of(const Sums<C>& sums, C grad, const Params& p) {
-    if (is_finite(sums.peak)) return {sums.peak, quotient(grad, sums.total), quotient(sums.below, sums.total)};
+    const C inverse = reciprocal(sums.total);
+    if (is_finite(sums.peak)) return {sums.peak, grad * inverse, sums.below * inverse};
     // A window without a finite output has no derivative; with nan_to_num its output is a constant.
     return {C(NAN), p.nan_to_num ? C(0) : C(NAN), C(0)};
 }
@@ -206,11 +238,10 @@ DEVICE Passing<C> passing_of(const Sums<C>& sums, C grad, const Params& p) {
 template <typename C>
 DEVICE C passed(const Passing<C>& window, C s, const Params& p) {
     const Temperature<C>& t = temperature(p, C());
-    C d = distance(s, window.peak, t);
-    C e = d == absent<C>() ? C(0) : power(t.scale * d);
-    if (window.share == C(0) || e == C(0)) return C(0);
-    if (p.exact) e *= fma(t.rate, d - window.mean, C(1));
-    return window.share * e;
+    Weighed<C> cell = weigh(s, window.peak, t);
+    if (window.share == C(0) || cell.d == absent<C>() || cell.e == C(0)) return C(0);
+    if (p.exact) cell.e *= fma(t.rate, cell.d - window.mean, C(1));
+    return window.share * cell.e;
 }
 
 // ---- Where things are -----------------------------------------------------------------------------------------
@@ -295,47 +326,6 @@ DEVICE Range<I> own(const Axis& axis, I o) {
     return {begin, o + 1 == I(axis.output) ? input : least((o + 1) * stride - padding, input)};
 }
 
-// ---- Rows -----------------------------------------------------------------------------------------------------
-
-template <typename T, int N>
-struct alignas(N * sizeof(T)) Vector {
-    T cells[N];
-};
-
-// N cells from `row` on, as one vector; those from `left` on are absent, and where any is, or where rows are not
-// made for vectors, one at a time.
-template <typename T, int N, typename I>
-DEVICE void load(Compute<T> (&s)[N], const T* __restrict__ row, I left, I step, bool vectors, Compute<T> sign) {
-    if (vectors && left >= N) {
-        Vector<T, N> vector = *reinterpret_cast<const Vector<T, N>*>(row);
-#pragma unroll
-        for (int i = 0; i < N; i++) s[i] = sign * widen(vector.cells[i]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < N; i++) s[i] = I(i) < left ? sign * widen(row[i * step]) : absent<Compute<T>>();
-    }
-}
-
-template <typename T, int N, typename I>
-DEVICE void store(T* __restrict__ row, const T (&cells)[N], I left, bool vectors) {
-    if (vectors && left >= N) {
-        Vector<T, N> vector;
-#pragma unroll
-        for (int i = 0; i < N; i++) vector.cells[i] = cells[i];
-        *reinterpret_cast<Vector<T, N>*>(row) = vector;
-    } else {
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            if (I(i) < left) row[i] = cells[i];
-    }
-}
-
-// Cells from `at` to the end of a row of so many.
-template <typename I>
-DEVICE I left_of(I at, I cells) {
-    return at < cells ? cells - at : I(0);
-}
-
 // ---- Windows one at a time ------------------------------------------------------------------------------------
 
 // The cells of a window.
@@ -369,8 +359,163 @@ DEVICE Sums<Compute<T>> sums_of(const Cells<T, I>& cells, const Params& p) {
     for (I d = cells.depths.begin; d < cells.depths.end; d++)
         for (I h = cells.rows.begin; h < cells.rows.end; h++)
             for (I w = cells.columns.begin; w < cells.columns.end; w++)
-                add(sums, cell(cells.plane, d, h, w, p), temperature(p, C()));
+                weigh_in(sums, cell(cells.plane, d, h, w, p), temperature(p, C()));
     return sums;
+}
+
+// ---- Windows side by side -------------------------------------------------------------------------------------
+
+// 2 x 2 and 3 x 3 windows at steps of two: a thread has a few, and their cells in registers. Those of 3 x 3 overlap;
+// they share a shift, so that each cell is exponentiated once. A window whose sums do not hold, because it lies far
+// below the shift or has cells that are not finite, is left to the functions above. Beta is positive here.
+
+template <typename T, int N>
+struct alignas(N * sizeof(T)) Vector {
+    T cells[N];
+};
+
+// The rows of a plane. What lies above or left of it wraps around, and lies beyond its end.
+template <typename T, typename I>
+struct Rows {
+    const T* plane;
+    I rows, columns, pitch, step;
+    bool vectors;
+};
+
+template <typename T, typename I>
+DEVICE Rows<T, I> input_rows(const T* input, const Position<I>& at, const Params& p) {
+    const Position<I> plane = {at.plane, at.depth, 0, 0};
+    return {input + offset(p.input, plane, p), I(p.axes[1].input), I(p.axes[2].input), I(p.input[3]), I(p.input[4]),
+            p.input_vectors != 0};
+}
+
+template <typename T, typename I>
+DEVICE Rows<T, I> grad_rows(const T* grad, const Position<I>& at, const Params& p) {
+    const Position<I> plane = {at.plane, at.depth, 0, 0};
+    return {grad + offset(p.grad, plane, p), I(p.axes[1].output), I(p.axes[2].output), I(p.grad[3]), I(p.grad[4]),
+            p.grad_vectors != 0};
+}
+
+// What cells beyond a plane are read as: of no weight, but finite.
+template <typename T>
+DEVICE Compute<T> lowest() {
+    return -Element<T>::largest();
+}
+
+// R rows of N cells: L before a column where vectors begin, a vector, and M behind it.
+template <int L, int M, typename T, int R, int N, typename I>
+DEVICE void load(Compute<T> (&s)[R][N], const Rows<T, I>& of, I row, I column) {
+    constexpr int V = N - L - M;
+    // Everything is on its way before anything is used.
+    if (of.vectors && row < of.rows && of.rows - row >= R && column < of.columns && of.columns - column >= V) {
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            const T* cell = of.plane + (row + r) * of.pitch + column;
+            const Vector<T, V> vector = *reinterpret_cast<const Vector<T, V>*>(cell);
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                if (i >= L && i < L + V)
+                    s[r][i] = widen(vector.cells[i - L]);
+                else
+                    s[r][i] = column + I(i - L) < of.columns ? widen(cell[i - L]) : lowest<T>();
+        }
+    } else {
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            const I h = row + r;
+#pragma unroll
+            for (int i = 0; i < N; i++) s[r][i] = lowest<T>();
+            if (h >= of.rows) continue;
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                const I w = column + I(i - L);
+                if (w < of.columns) s[r][i] = widen(of.plane[h * of.pitch + w * of.step]);
+            }
+        }
+    }
+}
+
+template <typename T, int N, typename I>
+DEVICE void store(T* __restrict__ row, const T (&cells)[N], I left, bool vectors) {
+    if (vectors && left >= N) {
+        Vector<T, N> vector;
+#pragma unroll
+        for (int i = 0; i < N; i++) vector.cells[i] = cells[i];
+        *reinterpret_cast<Vector<T, N>*>(row) = vector;
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (I(i) < left) row[i] = cells[i];
+    }
+}
+
+// Cells from `at` to the end of a row of so many.
+template <typename I>
+DEVICE I left_of(I at, I cells) {
+    return at < cells ? cells - at : I(0);
+}
+
+template <typename C, int R, int N>
+DEVICE C peak_of(const C (&s)[R][N]) {
+    C peak = s[0][0];
+#pragma unroll
+    for (int i = 1; i < R * N; i++) peak = higher(peak, s[i / N][i % N]);
+    return peak;
+}
+
+// Whether cells beyond a plane have no weight about a shift.
+template <typename T>
+DEVICE bool clears(Compute<T> shift, const Params& p) {
+    using C = Compute<T>;
+    return weigh(lowest<T>(), shift, temperature(p, C())).e == C(0);
+}
+
+// Whether sums are large enough, at least 2^-56, and not NaN, as those of infinities are.
+template <typename C>
+DEVICE bool hold(const Sums<C>& sums) {
+    return sums.total >= C(1.0 / (uint64_t(1) << 56)) && sums.below <= C(0);
+}
+
+template <typename C, int N>
+DEVICE Sums<C> sum_of_three(const Sums<C> (&columns)[N], int first) {
+    const Sums<C>&a = columns[first], &b = columns[first + 1], &c = columns[first + 2];
+    return {a.peak, a.total + b.total + c.total, a.below + b.below + c.below};
+}
+
+// Of the 2 x 2 window in columns from `column` on.
+template <typename C, int N>
+DEVICE Sums<C> sums_of_square(Weighed<C> (&cells)[4], const C (&s)[2][N], int column, const Temperature<C>& t) {
+    const C square[2][2] = {{s[0][column], s[0][column + 1]}, {s[1][column], s[1][column + 1]}};
+    Sums<C> sums = {peak_of(square), C(0), C(0)};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        cells[i] = weigh(square[i / 2][i % 2], sums.peak, t);
+        add(sums, cells[i]);
+    }
+    return sums;
+}
+
+// The same of a window whose sums hold: what it passes on to a cell is e (level + slope d).
+template <typename C>
+struct Line {
+    C level, slope;
+};
+
+template <typename C>
+DEVICE Line<C> line_of(const Sums<C>& sums, C grad, const Params& p) {
+    const C inverse = reciprocal(sums.total), share = grad * inverse;
+    const C slope = p.exact ? temperature(p, C()).rate * share : C(0);
+    return {fma(-slope, sums.below * inverse, share), slope};
+}
+
+template <typename C>
+DEVICE bool is_finite_line(const Line<C>& line) {
+    return is_finite(fma(line.slope, C(0), line.level));
+}
+
+template <typename C>
+DEVICE C passed(const Line<C>& line, const Weighed<C>& cell) {
+    return cell.e == C(0) ? C(0) : cell.e * fma(line.slope, cell.d, line.level);
 }
 
 // ---- Scratch --------------------------------------------------------------------------------------------------
@@ -416,6 +561,21 @@ DEVICE Sums<C> merged_sums(const C* scratch, I window, const Params& p) {
     for (I item = I(blockIdx.x) * I(blockDim.x) + I(threadIdx.x); item < I(p.items);                 \
          item += I(gridDim.x) * I(blockDim.x))
 
+// The outputs of windows in a row, from one on; where not all hold, they are computed anew.
+template <typename T, int N, typename I>
+DEVICE void store_outputs(const T* input, T* __restrict__ output, Position<I> at, const T (&ys)[N], bool all_hold,
+                          const Params& p) {
+    T* row = output + output_index(at, p);
+    const I left = left_of(at.column, I(p.axes[2].output));
+    if (all_hold) {
+        store(row, ys, left, p.output_vectors);
+    } else {
+#pragma unroll 1
+        for (I i = 0; i < least(I(N), left); i++, at.column++)
+            row[i] = output_of<T>(sums_of(cells_of(input, at, p), p), p);
+    }
+}
+
 template <typename T, typename I>
 DEVICE void forward_2x2(ARGUMENTS) {
     using C = Compute<T>;
@@ -423,67 +583,60 @@ DEVICE void forward_2x2(ARGUMENTS) {
     const Temperature<C>& t = temperature(p, C());
     FOR_ITEMS(item) {
         Position<I> at = position(item, p);
-        Position<I> from = {at.plane, at.depth, 2 * at.row, 2 * V * at.column};
-        const T* row = input + offset(p.input, from, p);
-        const I step = I(p.input[4]), left = left_of(from.column, I(p.axes[2].input));
+        at.column *= V;
+        const I windows = left_of(at.column, I(p.axes[2].output));
         C s[2][2 * V];
-        load<T>(s[0], row, left, step, p.input_vectors, t.sign);
-        load<T>(s[1], row + I(p.input[3]), from.row + 1 < I(p.axes[1].input) ? left : I(0), step, p.input_vectors,
-                t.sign);
+        load<0, 0>(s, input_rows(input, at, p), 2 * at.row, 2 * at.column);
+        bool all_hold = true;
         T ys[V];
 #pragma unroll
         for (int j = 0; j < V; j++) {
-            C cells[4] = {s[0][2 * j], s[0][2 * j + 1], s[1][2 * j], s[1][2 * j + 1]};
-            ys[j] = output_of<T>(sums_of(cells, t), p);
+            Weighed<C> cells[4];
+            const Sums<C> sums = sums_of_square(cells, s, 2 * j, t);
+            ys[j] = Element<T>::narrow(mean_of(sums, t));
+            all_hold = all_hold && (I(j) >= windows || (hold(sums) && clears<T>(sums.peak, p)));
         }
-        at.column *= V;
-        store(output + output_index(at, p), ys, left_of(at.column, I(p.axes[2].output)), p.output_vectors);
+        store_outputs(input, output, at, ys, all_hold, p);
     }
 }
 
 // P is the padding of the columns.
-template <typename T, typename I, int P>
+template <int P, typename T, typename I>
 DEVICE void forward_3x3(ARGUMENTS, I item) {
     using C = Compute<T>;
-    constexpr int V = 8 / sizeof(T);
+    constexpr int V = 8 / sizeof(T), W = 2 * V + 1;
     const Temperature<C>& t = temperature(p, C());
     Position<I> at = position(item, p);
-    Position<I> from = {at.plane, at.depth, 0, 2 * V * at.column};
-    const T* plane = input + offset(p.input, from, p);
-    const I step = I(p.input[4]), height = I(p.axes[1].input), width = I(p.axes[2].input);
-    C s[3][2 * V + 1];
+    at.column *= V;
+    const I windows = left_of(at.column, I(p.axes[2].output));
+    C s[3][W];
+    load<P, 1 - P>(s, input_rows(input, at, p), 2 * at.row - I(p.axes[1].padding), 2 * at.column);
+    const C shift = peak_of(s);
+    Sums<C> columns[W];
 #pragma unroll
-    for (int r = 0; r < 3; r++) {
-        // Above the input this wraps around, and lies below it.
-        const I h = 2 * at.row + r - I(p.axes[1].padding);
-        const T* row = plane + h * I(p.input[3]);
-        const I left = h < height ? left_of(from.column, width) : I(0);
-        C pairs[2 * V];
-        load<T>(pairs, row, left, step, p.input_vectors, t.sign);
+    for (int c = 0; c < W; c++) {
+        columns[c] = {shift, C(0), C(0)};
 #pragma unroll
-        for (int i = 0; i < 2 * V; i++) s[r][P + i] = pairs[i];
-        if (P == 0) s[r][2 * V] = left > 2 * V ? t.sign * widen(row[2 * V * step]) : absent<C>();
-        if (P == 1) s[r][0] = h < height && from.column > 0 ? t.sign * widen(*(row - step)) : absent<C>();
+        for (int r = 0; r < 3; r++) add(columns[c], weigh(s[r][c], shift, t));
     }
+    bool all_hold = clears<T>(shift, p);
     T ys[V];
 #pragma unroll
     for (int j = 0; j < V; j++) {
-        C cells[9];
-#pragma unroll
-        for (int i = 0; i < 9; i++) cells[i] = s[i / 3][2 * j + i % 3];
-        ys[j] = output_of<T>(sums_of(cells, t), p);
+        const Sums<C> sums = sum_of_three(columns, 2 * j);
+        ys[j] = Element<T>::narrow(mean_of(sums, t));
+        all_hold = all_hold && (I(j) >= windows || hold(sums));
     }
-    at.column *= V;
-    store(output + output_index(at, p), ys, left_of(at.column, I(p.axes[2].output)), p.output_vectors);
+    store_outputs(input, output, at, ys, all_hold, p);
 }
 
 template <typename T, typename I>
 DEVICE void forward_3x3(ARGUMENTS) {
     FOR_ITEMS(item) {
         if (p.axes[2].padding)
-            forward_3x3<T, I, 1>(input, grad, output, scratch, p, item);
+            forward_3x3<1>(input, grad, output, scratch, p, item);
         else
-            forward_3x3<T, I, 0>(input, grad, output, scratch, p, item);
+            forward_3x3<0>(input, grad, output, scratch, p, item);
     }
 }
 
@@ -532,6 +685,50 @@ DEVICE void forward_parts(ARGUMENTS) {
 
 // ---- Backward kernels -----------------------------------------------------------------------------------------
 
+template <typename I>
+DEVICE bool is_window(const Position<I>& at, const Params& p) {
+    return at.row < I(p.axes[1].output) && at.column < I(p.axes[2].output);
+}
+
+// The gradient of a cell from its windows, summed one at a time.
+template <typename T, typename I>
+DEVICE Compute<T> gathered(const T* input, const T* grad, const Position<I>& at, const Params& p) {
+    using C = Compute<T>;
+    const C s = temperature(p, C()).sign * widen(input[offset(p.input, at, p)]);
+    const Range<I> rows = windows_of(p.axes[1], at.row), columns = windows_of(p.axes[2], at.column);
+    C dx = C(0);
+    for (I h = rows.begin; h < rows.end; h++)
+        for (I w = columns.begin; w < columns.end; w++) {
+            const Position<I> window = {at.plane, at.depth, h, w};
+            const C g = widen(grad[offset(p.grad, window, p)]);
+            dx += passed(passing_of(sums_of(cells_of(input, window, p), p), g, p), s, p);
+        }
+    return dx;
+}
+
+// Two rows of gradients, from a cell on; where not all windows hold, they are computed anew.
+template <typename T, int N, typename I>
+DEVICE void store_gradients(const T* input, const T* grad, T* __restrict__ output, Position<I> at,
+                            const Compute<T> (&dx)[2][N], bool all_hold, const Params& p) {
+    const I left = left_of(at.column, I(p.axes[2].input));
+#pragma unroll
+    for (int r = 0; r < 2; r++, at.row++) {
+        if (at.row >= I(p.axes[1].input)) continue;
+        T* row = output + input_index(at, p);
+        if (all_hold) {
+            T cells[N];
+#pragma unroll
+            for (int i = 0; i < N; i++) cells[i] = Element<T>::narrow(dx[r][i]);
+            store(row, cells, left, p.output_vectors);
+        } else {
+            Position<I> cell = at;
+#pragma unroll 1
+            for (I i = 0; i < least(I(N), left); i++, cell.column++)
+                row[i] = Element<T>::narrow(gathered(input, grad, cell, p));
+        }
+    }
+}
+
 template <typename T, typename I>
 DEVICE void backward_2x2(ARGUMENTS) {
     using C = Compute<T>;
@@ -539,30 +736,91 @@ DEVICE void backward_2x2(ARGUMENTS) {
     const Temperature<C>& t = temperature(p, C());
     FOR_ITEMS(item) {
         Position<I> at = position(item, p);
-        Position<I> from = {at.plane, at.depth, 2 * at.row, 2 * V * at.column};
-        const bool second = from.row + 1 < I(p.axes[1].input);
-        const T* row = input + offset(p.input, from, p);
-        const I step = I(p.input[4]), left = left_of(from.column, I(p.axes[2].input));
-        C s[2][2 * V];
-        load<T>(s[0], row, left, step, p.input_vectors, t.sign);
-        load<T>(s[1], row + I(p.input[3]), second ? left : I(0), step, p.input_vectors, t.sign);
         at.column *= V;
-        const I windows = at.row < I(p.axes[1].output) ? left_of(at.column, I(p.axes[2].output)) : I(0);
-        C g[V];
-        load<T>(g, grad + offset(p.grad, at, p), windows, I(p.grad[4]), p.grad_vectors, C(1));
-        T dx[2][2 * V];
+        const Position<I> from = {at.plane, at.depth, 2 * at.row, 2 * at.column};
+        C s[2][2 * V], g[1][V];
+        load<0, 0>(s, input_rows(input, at, p), from.row, from.column);
+        load<0, 0>(g, grad_rows(grad, at, p), at.row, at.column);
+        bool all_hold = true;
+        C dx[2][2 * V];
 #pragma unroll
         for (int j = 0; j < V; j++) {
-            C cells[4] = {s[0][2 * j], s[0][2 * j + 1], s[1][2 * j], s[1][2 * j + 1]};
-            Passing<C> passing = passing_of(sums_of(cells, t), g[j], p);
-            if (I(j) >= windows) passing.share = C(0);
+            const Position<I> window = {at.plane, at.depth, at.row, at.column + j};
+            Weighed<C> cells[4];
+            const Sums<C> sums = sums_of_square(cells, s, 2 * j, t);
+            const Line<C> line = line_of(sums, g[0][j], p);
+            const bool is = is_window(window, p);
+            all_hold = all_hold && (!is || (hold(sums) && clears<T>(sums.peak, p) && is_finite_line(line)));
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                dx[i / 2][2 * j + i % 2] = Element<T>::narrow(passed(passing, cells[i], p));
+            for (int i = 0; i < 4; i++) dx[i / 2][2 * j + i % 2] = is ? passed(line, cells[i]) : C(0);
         }
-        const I to = input_index(from, p);
-        store(output + to, dx[0], left, p.output_vectors);
-        if (second) store(output + to + I(p.axes[2].input), dx[1], left, p.output_vectors);
+        store_gradients(input, grad, output, from, dx, all_hold, p);
+    }
+}
+
+// P is the padding of the columns. The item is two rows of 2 V cells; two rows of V + 1 windows have them.
+template <int P, typename T, typename I>
+DEVICE void backward_3x3(ARGUMENTS, I item) {
+    using C = Compute<T>;
+    constexpr int V = 8 / sizeof(T), W = 2 * V + 3, L = 2 - P;
+    const Temperature<C>& t = temperature(p, C());
+    Position<I> at = position(item, p);
+    at.column *= V;
+    const Position<I> from = {at.plane, at.depth, 2 * at.row - I(p.axes[1].padding), 2 * at.column};
+    C s[5][W], g[2][V + 1];
+    load<L, 1 + P>(s, input_rows(input, at, p), from.row - 2, from.column);
+    load<1 - P, P>(g, grad_rows(grad, at, p), at.row - 1, at.column);
+    const C shift = peak_of(s);
+    Sums<C> columns[2][W];
+    Weighed<C> cells[2][2 * V];
+#pragma unroll
+    for (int c = 0; c < W; c++) {
+        columns[0][c] = columns[1][c] = {shift, C(0), C(0)};
+#pragma unroll
+        for (int r = 0; r < 5; r++) {
+            const Weighed<C> cell = weigh(s[r][c], shift, t);
+            if (r <= 2) add(columns[0][c], cell);
+            if (r >= 2) add(columns[1][c], cell);
+            if ((r == 2 || r == 3) && c >= L && c < L + 2 * V) cells[r - 2][c - L] = cell;
+        }
+    }
+    Line<C> lines[2][V + 1];
+    bool all_hold = clears<T>(shift, p);
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j <= V; j++) {
+            const Position<I> window = {at.plane, at.depth, at.row - 1 + i, at.column + P - 1 + j};
+            const Sums<C> sums = sum_of_three(columns[i], 2 * j);
+            lines[i][j] = line_of(sums, g[i][j], p);
+            const bool is = is_window(window, p);
+            all_hold = all_hold && (!is || (hold(sums) && is_finite_line(lines[i][j])));
+            if (!is) lines[i][j] = {C(0), C(0)};
+        }
+    C dx[2][2 * V];
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+#pragma unroll
+        for (int c = 0; c < 2 * V; c++) {
+            // The windows that have the cell.
+            Line<C> all = {C(0), C(0)};
+#pragma unroll
+            for (int i = r; i < 2; i++)
+#pragma unroll
+                for (int j = (L + c - 1) / 2; j <= (L + c) / 2; j++)
+                    all = {all.level + lines[i][j].level, all.slope + lines[i][j].slope};
+            dx[r][c] = passed(all, cells[r][c]);
+        }
+    store_gradients(input, grad, output, from, dx, all_hold, p);
+}
+
+template <typename T, typename I>
+DEVICE void backward_3x3(ARGUMENTS) {
+    FOR_ITEMS(item) {
+        if (p.axes[2].padding)
+            backward_3x3<1>(input, grad, output, scratch, p, item);
+        else
+            backward_3x3<0>(input, grad, output, scratch, p, item);
     }
 }
 
@@ -626,28 +884,35 @@ DEVICE void backward_gather(ARGUMENTS) {
 
 // ---- The kernels by name --------------------------------------------------------------------------------------
 
-#define KERNEL(NAME, T, DTYPE, I, INDEX)                                                                       \
-    extern "C" __global__ void __launch_bounds__(256, 1) NAME##_##DTYPE##_##INDEX(                                \
-        const T* __restrict__ input, const T* __restrict__ grad, T* __restrict__ output,                       \
-        Compute<T>* __restrict__ scratch, const __grid_constant__ Params p) {                                  \
-        NAME<T, I>(input, grad, output, scratch, p);                                                           \
+#define KERNEL(NAME, T, I)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(256, sizeof(I) + sizeof(T) <= 8 ? 2 : 1) NAME##_##T##_##I(   \
+        const T* __restrict__ input, const T* __restrict__ grad, T* __restrict__ output,                      \
+        Compute<T>* __restrict__ scratch, const __grid_constant__ Params p) {                                 \
+        NAME<T, I>(input, grad, output, scratch, p);                                                          \
     }
-#define KERNELS(T, DTYPE, I, INDEX)                   \
-    KERNEL(forward_2x2, T, DTYPE, I, INDEX)           \
-    KERNEL(forward_3x3, T, DTYPE, I, INDEX)           \
-    KERNEL(forward_any, T, DTYPE, I, INDEX)           \
-    KERNEL(partials, T, DTYPE, I, INDEX)              \
-    KERNEL(forward_parts, T, DTYPE, I, INDEX)         \
-    KERNEL(backward_2x2, T, DTYPE, I, INDEX)          \
-    KERNEL(backward_disjoint, T, DTYPE, I, INDEX)     \
-    KERNEL(statistics, T, DTYPE, I, INDEX)            \
-    KERNEL(statistics_parts, T, DTYPE, I, INDEX)      \
-    KERNEL(backward_gather, T, DTYPE, I, INDEX)
-#define DTYPE(T, NAME)                \
-    KERNELS(T, NAME, uint32_t, u32)   \
-    KERNELS(T, NAME, uint64_t, u64)
+#define KERNELS(T, I)                  \
+    KERNEL(forward_2x2, T, I)          \
+    KERNEL(forward_3x3, T, I)          \
+    KERNEL(forward_any, T, I)          \
+    KERNEL(partials, T, I)             \
+    KERNEL(forward_parts, T, I)        \
+    KERNEL(backward_2x2, T, I)         \
+    KERNEL(backward_3x3, T, I)         \
+    KERNEL(backward_disjoint, T, I)    \
+    KERNEL(statistics, T, I)           \
+    KERNEL(statistics_parts, T, I)     \
+    KERNEL(backward_gather, T, I)
 
-DTYPE(__half, f16)
-DTYPE(__nv_bfloat16, bf16)
-DTYPE(float, f32)
-DTYPE(double, f64)
+// build.rs compiles a module at a time, so that the driver translates only the kernels that a program needs.
+#ifdef MODULE_DTYPE
+KERNELS(MODULE_DTYPE, MODULE_INDEX)
+#else
+#define DTYPE(T)    \
+    KERNELS(T, u32) \
+    KERNELS(T, u64)
+
+DTYPE(f16)
+DTYPE(bf16)
+DTYPE(f32)
+DTYPE(f64)
+#endif

@@ -43,19 +43,23 @@ inline ulong divide(ulong n, constant Divisor& d) { return n / d.value; }
 
 // ---- The dtypes -----------------------------------------------------------------------------------------------
 
+typedef half f16;
 // Metal 3.0 has no bfloat: these are its bits, the upper half of a float's.
 typedef ushort bf16;
+typedef float f32;
+typedef uint u32;
+typedef ulong u64;
 
-inline float widen(half v) { return float(v); }
+inline float widen(f16 v) { return float(v); }
 inline float widen(bf16 v) { return as_type<float>(uint(v) << 16); }
 inline float widen(float v) { return v; }
 
 template <typename T>
 struct Element;
 template <>
-struct Element<half> {
+struct Element<f16> {
     static float largest() { return 65504.0f; }
-    static half narrow(float v) { return half(v); }
+    static f16 narrow(float v) { return f16(v); }
 };
 template <>
 struct Element<bf16> {
@@ -81,10 +85,12 @@ inline float higher(float a, float b) { return a > b || a != a ? a : b; }
 // 2^t, within four units in the last place; results below the normal numbers may be zero.
 inline float power(float t) { return precise::exp2(t); }
 
+inline float reciprocal(float b) { return 1.0f / b; }
+
 // ---- The mathematics ------------------------------------------------------------------------------------------
 
-// Of the cells s = sign x of a window: the peak m, and with d = unit (s - m), the sums of e = 2^(scale d) and e d.
-// Where the peak is not finite, the sums mean nothing.
+// Of the cells s = sign x of a window: the peak m, and with d = unit (s - m), the sums of the weights e = 2^(scale d)
+// and of e d. Where the peak is not finite, the sums mean nothing.
 struct Sums {
     float peak, total, below;
 };
@@ -99,22 +105,32 @@ inline float absent() { return -INFINITY; }
 
 inline float distance(float s, float peak, constant Temperature& t) { return fma(s, t.unit, -(peak * t.unit)); }
 
-inline void add(thread Sums& sums, float s, constant Temperature& t) {
-    float d = distance(s, sums.peak, t);
-    float e = power(t.scale * d);
-    if (d != absent()) {
-        sums.total += e;
-        sums.below = fma(e, d, sums.below);
-    }
+struct Weighed {
+    float d, e;
+};
+
+inline Weighed weigh(float s, float peak, constant Temperature& t) {
+    float d = distance(s, peak, t);
+    return {d, power(t.scale * d)};
+}
+
+inline void add(thread Sums& sums, Weighed cell) {
+    sums.total += cell.e;
+    sums.below = fma(cell.e, cell.d, sums.below);
+}
+
+inline void weigh_in(thread Sums& sums, float s, constant Temperature& t) {
+    const Weighed cell = weigh(s, sums.peak, t);
+    if (cell.d != absent()) add(sums, cell);
 }
 
 template <int N>
-inline Sums sums_of(thread const float* s, constant Temperature& t) {
+inline Sums sums_of(thread const float (&s)[N], constant Temperature& t) {
     Sums sums = {s[0], 0.0f, 0.0f};
 #pragma unroll
     for (int i = 1; i < N; i++) sums.peak = higher(sums.peak, s[i]);
 #pragma unroll
-    for (int i = 0; i < N; i++) add(sums, s[i], t);
+    for (int i = 0; i < N; i++) weigh_in(sums, s[i], t);
     return sums;
 }
 
@@ -135,11 +151,14 @@ inline Sums merge(Sums a, Sums b, constant Temperature& t) {
     return all;
 }
 
+inline float mean_of(Sums sums, constant Temperature& t) {
+    return fma(sums.below * reciprocal(sums.total), t.inverse, sums.peak);
+}
+
 template <typename T>
 inline T output_of(Sums sums, constant Params& p) {
-    float y = sums.peak;
-    if (is_finite(y)) y = fma(sums.below / sums.total, p.in_single.inverse, y);
-    y *= p.in_single.sign;
+    constant Temperature& t = p.in_single;
+    float y = t.sign * (is_finite(sums.peak) ? mean_of(sums, t) : sums.peak);
     if (p.nan_to_num) {
         const float most = Element<T>::largest();
         y = y != y ? 0.0f : y > most ? most : y < -most ? -most : y;
@@ -148,18 +167,18 @@ inline T output_of(Sums sums, constant Params& p) {
 }
 
 inline Passing passing_of(Sums sums, float grad, constant Params& p) {
-    if (is_finite(sums.peak)) return {sums.peak, grad / sums.total, sums.below / sums.total};
+    const float inverse = reciprocal(sums.total);
+    if (is_finite(sums.peak)) return {sums.peak, grad * inverse, sums.below * inverse};
     // A window without a finite output has no derivative; with nan_to_num its output is a constant.
     return {NAN, p.nan_to_num ? 0.0f : NAN, 0.0f};
 }
 
 inline float passed(Passing window, float s, constant Params& p) {
     constant Temperature& t = p.in_single;
-    float d = distance(s, window.peak, t);
-    float e = d == absent() ? 0.0f : power(t.scale * d);
-    if (window.share == 0.0f || e == 0.0f) return 0.0f;
-    if (p.exact) e *= fma(t.rate, d - window.mean, 1.0f);
-    return window.share * e;
+    Weighed cell = weigh(s, window.peak, t);
+    if (window.share == 0.0f || cell.d == absent() || cell.e == 0.0f) return 0.0f;
+    if (p.exact) cell.e *= fma(t.rate, cell.d - window.mean, 1.0f);
+    return window.share * cell.e;
 }
 
 // ---- Where things are -----------------------------------------------------------------------------------------
@@ -244,47 +263,6 @@ inline Range<I> own(constant Axis& axis, I o) {
     return {begin, o + 1 == I(axis.output) ? input : least((o + 1) * stride - padding, input)};
 }
 
-// ---- Rows -----------------------------------------------------------------------------------------------------
-
-template <typename T, int N>
-struct alignas(N * sizeof(T)) Vector {
-    T cells[N];
-};
-
-// N cells from `row` on, as one vector; those from `left` on are absent, and where any is, or where rows are not
-// made for vectors, one at a time.
-template <typename T, int N, typename I>
-inline void load(thread float* s, device const T* row, I left, I step, bool vectors, float sign) {
-    if (vectors && left >= N) {
-        Vector<T, N> vector = *reinterpret_cast<device const Vector<T, N>*>(row);
-#pragma unroll
-        for (int i = 0; i < N; i++) s[i] = sign * widen(vector.cells[i]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < N; i++) s[i] = I(i) < left ? sign * widen(row[i * step]) : absent();
-    }
-}
-
-template <typename T, int N, typename I>
-inline void store(device T* row, thread const T* cells, I left, bool vectors) {
-    if (vectors && left >= N) {
-        Vector<T, N> vector;
-#pragma unroll
-        for (int i = 0; i < N; i++) vector.cells[i] = cells[i];
-        *reinterpret_cast<device Vector<T, N>*>(row) = vector;
-    } else {
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            if (I(i) < left) row[i] = cells[i];
-    }
-}
-
-// Cells from `at` to the end of a row of so many.
-template <typename I>
-inline I left_of(I at, I cells) {
-    return at < cells ? cells - at : I(0);
-}
-
 // ---- Windows one at a time ------------------------------------------------------------------------------------
 
 // The cells of a window.
@@ -317,8 +295,154 @@ inline Sums sums_of(Cells<T, I> cells, constant Params& p) {
     for (I d = cells.depths.begin; d < cells.depths.end; d++)
         for (I h = cells.rows.begin; h < cells.rows.end; h++)
             for (I w = cells.columns.begin; w < cells.columns.end; w++)
-                add(sums, cell(cells.plane, d, h, w, p), p.in_single);
+                weigh_in(sums, cell(cells.plane, d, h, w, p), p.in_single);
     return sums;
+}
+
+// ---- Windows side by side -------------------------------------------------------------------------------------
+
+// 2 x 2 and 3 x 3 windows at steps of two: a thread has a few, and their cells in registers. Those of 3 x 3 overlap;
+// they share a shift, so that each cell is exponentiated once. A window whose sums do not hold, because it lies far
+// below the shift or has cells that are not finite, is left to the functions above. Beta is positive here.
+
+template <typename T, int N>
+struct alignas(N * sizeof(T)) Vector {
+    T cells[N];
+};
+
+// The rows of a plane. What lies above or left of it wraps around, and lies beyond its end.
+template <typename T, typename I>
+struct Rows {
+    device const T* plane;
+    I rows, columns, pitch, step;
+    bool vectors;
+};
+
+template <typename T, typename I>
+inline Rows<T, I> input_rows(device const T* input, Position<I> at, constant Params& p) {
+    const Position<I> plane = {at.plane, at.depth, 0, 0};
+    return {input + offset(p.input, plane, p), I(p.axes[1].input), I(p.axes[2].input), I(p.input[3]), I(p.input[4]),
+            p.input_vectors != 0};
+}
+
+template <typename T, typename I>
+inline Rows<T, I> grad_rows(device const T* grad, Position<I> at, constant Params& p) {
+    const Position<I> plane = {at.plane, at.depth, 0, 0};
+    return {grad + offset(p.grad, plane, p), I(p.axes[1].output), I(p.axes[2].output), I(p.grad[3]), I(p.grad[4]),
+            p.grad_vectors != 0};
+}
+
+// What cells beyond a plane are read as: of no weight, but finite.
+template <typename T>
+inline float lowest() {
+    return -Element<T>::largest();
+}
+
+// R rows of N cells: L before a column where vectors begin, a vector, and M behind it.
+template <int L, int M, typename T, int R, int N, typename I>
+inline void load(thread float (&s)[R][N], Rows<T, I> of, I row, I column) {
+    constexpr int V = N - L - M;
+    // Everything is on its way before anything is used.
+    if (of.vectors && row < of.rows && of.rows - row >= R && column < of.columns && of.columns - column >= V) {
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            device const T* cell = of.plane + (row + r) * of.pitch + column;
+            const Vector<T, V> vector = *reinterpret_cast<device const Vector<T, V>*>(cell);
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                if (i >= L && i < L + V)
+                    s[r][i] = widen(vector.cells[i - L]);
+                else
+                    s[r][i] = column + I(i - L) < of.columns ? widen(cell[i - L]) : lowest<T>();
+        }
+    } else {
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            const I h = row + r;
+#pragma unroll
+            for (int i = 0; i < N; i++) s[r][i] = lowest<T>();
+            if (h >= of.rows) continue;
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                const I w = column + I(i - L);
+                if (w < of.columns) s[r][i] = widen(of.plane[h * of.pitch + w * of.step]);
+            }
+        }
+    }
+}
+
+template <typename T, int N, typename I>
+inline void store(device T* row, thread const T (&cells)[N], I left, bool vectors) {
+    if (vectors && left >= N) {
+        Vector<T, N> vector;
+#pragma unroll
+        for (int i = 0; i < N; i++) vector.cells[i] = cells[i];
+        *reinterpret_cast<device Vector<T, N>*>(row) = vector;
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (I(i) < left) row[i] = cells[i];
+    }
+}
+
+// Cells from `at` to the end of a row of so many.
+template <typename I>
+inline I left_of(I at, I cells) {
+    return at < cells ? cells - at : I(0);
+}
+
+template <int R, int N>
+inline float peak_of(thread const float (&s)[R][N]) {
+    float peak = s[0][0];
+#pragma unroll
+    for (int i = 1; i < R * N; i++) peak = higher(peak, s[i / N][i % N]);
+    return peak;
+}
+
+// Whether cells beyond a plane have no weight about a shift.
+template <typename T>
+inline bool clears(float shift, constant Params& p) {
+    return weigh(lowest<T>(), shift, p.in_single).e == 0.0f;
+}
+
+// Whether sums are large enough, at least 2^-56, and not NaN, as those of infinities are.
+inline bool hold(Sums sums) { return sums.total >= 1.0f / float(1ul << 56) && sums.below <= 0.0f; }
+
+template <int N>
+inline Sums sum_of_three(thread const Sums (&columns)[N], int first) {
+    const Sums a = columns[first], b = columns[first + 1], c = columns[first + 2];
+    return {a.peak, a.total + b.total + c.total, a.below + b.below + c.below};
+}
+
+// Of the 2 x 2 window in columns from `column` on.
+template <int N>
+inline Sums sums_of_square(thread Weighed (&cells)[4], thread const float (&s)[2][N], int column,
+                           constant Temperature& t) {
+    const float square[2][2] = {{s[0][column], s[0][column + 1]}, {s[1][column], s[1][column + 1]}};
+    Sums sums = {peak_of(square), 0.0f, 0.0f};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        cells[i] = weigh(square[i / 2][i % 2], sums.peak, t);
+        add(sums, cells[i]);
+    }
+    return sums;
+}
+
+// The same of a window whose sums hold: what it passes on to a cell is e (level + slope d).
+struct Line {
+    float level, slope;
+};
+
+inline Line line_of(Sums sums, float grad, constant Params& p) {
+    const float inverse = reciprocal(sums.total), share = grad * inverse;
+    const float slope = p.exact ? p.in_single.rate * share : 0.0f;
+    return {fma(-slope, sums.below * inverse, share), slope};
+}
+
+inline bool is_finite_line(Line line) { return is_finite(fma(line.slope, 0.0f, line.level)); }
+
+inline float passed(Line line, Weighed cell) {
+    return cell.e == 0.0f ? 0.0f : cell.e * fma(line.slope, cell.d, line.level);
 }
 
 // ---- Scratch --------------------------------------------------------------------------------------------------
@@ -363,63 +487,71 @@ inline Sums merged_sums(device const float* scratch, I window, constant Params& 
         uint first, uint threads
 #define FOR_ITEMS(item) for (I item = I(first); item < I(p.items); item += I(threads))
 
+// The outputs of windows in a row, from one on; where not all hold, they are computed anew.
+template <typename T, int N, typename I>
+inline void store_outputs(device const T* input, device T* output, Position<I> at, thread const T (&ys)[N],
+                          bool all_hold, constant Params& p) {
+    device T* row = output + output_index(at, p);
+    const I left = left_of(at.column, I(p.axes[2].output));
+    if (all_hold) {
+        store(row, ys, left, p.output_vectors);
+    } else {
+#pragma unroll 1
+        for (I i = 0; i < least(I(N), left); i++, at.column++)
+            row[i] = output_of<T>(sums_of(cells_of(input, at, p), p), p);
+    }
+}
+
 template <typename T, typename I>
 inline void forward_2x2(ARGUMENTS) {
     constexpr int V = 8 / sizeof(T);
     constant Temperature& t = p.in_single;
     FOR_ITEMS(item) {
         Position<I> at = position(item, p);
-        Position<I> from = {at.plane, at.depth, 2 * at.row, 2 * V * at.column};
-        device const T* row = input + offset(p.input, from, p);
-        const I step = I(p.input[4]), left = left_of(from.column, I(p.axes[2].input));
+        at.column *= V;
+        const I windows = left_of(at.column, I(p.axes[2].output));
         float s[2][2 * V];
-        load<T, 2 * V>(s[0], row, left, step, p.input_vectors, t.sign);
-        load<T, 2 * V>(s[1], row + I(p.input[3]), from.row + 1 < I(p.axes[1].input) ? left : I(0), step,
-                       p.input_vectors, t.sign);
+        load<0, 0>(s, input_rows(input, at, p), 2 * at.row, 2 * at.column);
+        bool all_hold = true;
         T ys[V];
 #pragma unroll
         for (int j = 0; j < V; j++) {
-            float cells[4] = {s[0][2 * j], s[0][2 * j + 1], s[1][2 * j], s[1][2 * j + 1]};
-            ys[j] = output_of<T>(sums_of<4>(cells, t), p);
+            Weighed cells[4];
+            const Sums sums = sums_of_square(cells, s, 2 * j, t);
+            ys[j] = Element<T>::narrow(mean_of(sums, t));
+            all_hold = all_hold && (I(j) >= windows || (hold(sums) && clears<T>(sums.peak, p)));
         }
-        at.column *= V;
-        store<T, V>(output + output_index(at, p), ys, left_of(at.column, I(p.axes[2].output)), p.output_vectors);
+        store_outputs(input, output, at, ys, all_hold, p);
     }
 }
 
 // P is the padding of the columns.
 template <typename T, typename I, int P>
 inline void forward_3x3_item(ARGUMENTS, I item) {
-    constexpr int V = 8 / sizeof(T);
+    constexpr int V = 8 / sizeof(T), W = 2 * V + 1;
     constant Temperature& t = p.in_single;
     Position<I> at = position(item, p);
-    Position<I> from = {at.plane, at.depth, 0, 2 * V * at.column};
-    device const T* plane = input + offset(p.input, from, p);
-    const I step = I(p.input[4]), height = I(p.axes[1].input), width = I(p.axes[2].input);
-    float s[3][2 * V + 1];
+    at.column *= V;
+    const I windows = left_of(at.column, I(p.axes[2].output));
+    float s[3][W];
+    load<P, 1 - P>(s, input_rows(input, at, p), 2 * at.row - I(p.axes[1].padding), 2 * at.column);
+    const float shift = peak_of(s);
+    Sums columns[W];
 #pragma unroll
-    for (int r = 0; r < 3; r++) {
-        // Above the input this wraps around, and lies below it.
-        const I h = 2 * at.row + r - I(p.axes[1].padding);
-        device const T* row = plane + h * I(p.input[3]);
-        const I left = h < height ? left_of(from.column, width) : I(0);
-        float pairs[2 * V];
-        load<T, 2 * V>(pairs, row, left, step, p.input_vectors, t.sign);
+    for (int c = 0; c < W; c++) {
+        columns[c] = {shift, 0.0f, 0.0f};
 #pragma unroll
-        for (int i = 0; i < 2 * V; i++) s[r][P + i] = pairs[i];
-        if (P == 0) s[r][2 * V] = left > 2 * V ? t.sign * widen(row[2 * V * step]) : absent();
-        if (P == 1) s[r][0] = h < height && from.column > 0 ? t.sign * widen(*(row - step)) : absent();
+        for (int r = 0; r < 3; r++) add(columns[c], weigh(s[r][c], shift, t));
     }
+    bool all_hold = clears<T>(shift, p);
     T ys[V];
 #pragma unroll
     for (int j = 0; j < V; j++) {
-        float cells[9];
-#pragma unroll
-        for (int i = 0; i < 9; i++) cells[i] = s[i / 3][2 * j + i % 3];
-        ys[j] = output_of<T>(sums_of<9>(cells, t), p);
+        const Sums sums = sum_of_three(columns, 2 * j);
+        ys[j] = Element<T>::narrow(mean_of(sums, t));
+        all_hold = all_hold && (I(j) >= windows || hold(sums));
     }
-    at.column *= V;
-    store<T, V>(output + output_index(at, p), ys, left_of(at.column, I(p.axes[2].output)), p.output_vectors);
+    store_outputs(input, output, at, ys, all_hold, p);
 }
 
 template <typename T, typename I>
@@ -463,7 +595,7 @@ inline void partials(ARGUMENTS) {
                 if (w >= width) w -= width, h++;
                 if (h >= height) h -= height, d++;
             }
-            sums = merge(sums, sums_of<N>(s, p.in_single), p.in_single);
+            sums = merge(sums, sums_of(s, p.in_single), p.in_single);
         }
         store_sums(scratch, index, part, sums, p);
     }
@@ -476,36 +608,139 @@ inline void forward_parts(ARGUMENTS) {
 
 // ---- Backward kernels -----------------------------------------------------------------------------------------
 
+template <typename I>
+inline bool is_window(Position<I> at, constant Params& p) {
+    return at.row < I(p.axes[1].output) && at.column < I(p.axes[2].output);
+}
+
+// The gradient of a cell from its windows, summed one at a time.
+template <typename T, typename I>
+inline float gathered(device const T* input, device const T* grad, Position<I> at, constant Params& p) {
+    const float s = p.in_single.sign * widen(input[offset(p.input, at, p)]);
+    const Range<I> rows = windows_of(p.axes[1], at.row), columns = windows_of(p.axes[2], at.column);
+    float dx = 0.0f;
+    for (I h = rows.begin; h < rows.end; h++)
+        for (I w = columns.begin; w < columns.end; w++) {
+            const Position<I> window = {at.plane, at.depth, h, w};
+            const float g = widen(grad[offset(p.grad, window, p)]);
+            dx += passed(passing_of(sums_of(cells_of(input, window, p), p), g, p), s, p);
+        }
+    return dx;
+}
+
+// Two rows of gradients, from a cell on; where not all windows hold, they are computed anew.
+template <typename T, int N, typename I>
+inline void store_gradients(device const T* input, device const T* grad, device T* output, Position<I> at,
+                            thread const float (&dx)[2][N], bool all_hold, constant Params& p) {
+    const I left = left_of(at.column, I(p.axes[2].input));
+#pragma unroll
+    for (int r = 0; r < 2; r++, at.row++) {
+        if (at.row >= I(p.axes[1].input)) continue;
+        device T* row = output + input_index(at, p);
+        if (all_hold) {
+            T cells[N];
+#pragma unroll
+            for (int i = 0; i < N; i++) cells[i] = Element<T>::narrow(dx[r][i]);
+            store(row, cells, left, p.output_vectors);
+        } else {
+            Position<I> cell = at;
+#pragma unroll 1
+            for (I i = 0; i < least(I(N), left); i++, cell.column++)
+                row[i] = Element<T>::narrow(gathered(input, grad, cell, p));
+        }
+    }
+}
+
 template <typename T, typename I>
 inline void backward_2x2(ARGUMENTS) {
     constexpr int V = 8 / sizeof(T);
     constant Temperature& t = p.in_single;
     FOR_ITEMS(item) {
         Position<I> at = position(item, p);
-        Position<I> from = {at.plane, at.depth, 2 * at.row, 2 * V * at.column};
-        const bool second = from.row + 1 < I(p.axes[1].input);
-        device const T* row = input + offset(p.input, from, p);
-        const I step = I(p.input[4]), left = left_of(from.column, I(p.axes[2].input));
-        float s[2][2 * V];
-        load<T, 2 * V>(s[0], row, left, step, p.input_vectors, t.sign);
-        load<T, 2 * V>(s[1], row + I(p.input[3]), second ? left : I(0), step, p.input_vectors, t.sign);
         at.column *= V;
-        const I windows = at.row < I(p.axes[1].output) ? left_of(at.column, I(p.axes[2].output)) : I(0);
-        float g[V];
-        load<T, V>(g, grad + offset(p.grad, at, p), windows, I(p.grad[4]), p.grad_vectors, 1.0f);
-        T dx[2][2 * V];
+        const Position<I> from = {at.plane, at.depth, 2 * at.row, 2 * at.column};
+        float s[2][2 * V], g[1][V];
+        load<0, 0>(s, input_rows(input, at, p), from.row, from.column);
+        load<0, 0>(g, grad_rows(grad, at, p), at.row, at.column);
+        bool all_hold = true;
+        float dx[2][2 * V];
 #pragma unroll
         for (int j = 0; j < V; j++) {
-            float cells[4] = {s[0][2 * j], s[0][2 * j + 1], s[1][2 * j], s[1][2 * j + 1]};
-            Passing passing = passing_of(sums_of<4>(cells, t), g[j], p);
-            if (I(j) >= windows) passing.share = 0.0f;
+            const Position<I> window = {at.plane, at.depth, at.row, at.column + j};
+            Weighed cells[4];
+            const Sums sums = sums_of_square(cells, s, 2 * j, t);
+            const Line line = line_of(sums, g[0][j], p);
+            const bool is = is_window(window, p);
+            all_hold = all_hold && (!is || (hold(sums) && clears<T>(sums.peak, p) && is_finite_line(line)));
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                dx[i / 2][2 * j + i % 2] = Element<T>::narrow(passed(passing, cells[i], p));
+            for (int i = 0; i < 4; i++) dx[i / 2][2 * j + i % 2] = is ? passed(line, cells[i]) : 0.0f;
         }
-        const I to = input_index(from, p);
-        store<T, 2 * V>(output + to, dx[0], left, p.output_vectors);
-        if (second) store<T, 2 * V>(output + to + I(p.axes[2].input), dx[1], left, p.output_vectors);
+        store_gradients(input, grad, output, from, dx, all_hold, p);
+    }
+}
+
+// P is the padding of the columns. The item is two rows of 2 V cells; two rows of V + 1 windows have them.
+template <typename T, typename I, int P>
+inline void backward_3x3_item(ARGUMENTS, I item) {
+    constexpr int V = 8 / sizeof(T), W = 2 * V + 3, L = 2 - P;
+    constant Temperature& t = p.in_single;
+    Position<I> at = position(item, p);
+    at.column *= V;
+    const Position<I> from = {at.plane, at.depth, 2 * at.row - I(p.axes[1].padding), 2 * at.column};
+    float s[5][W], g[2][V + 1];
+    load<L, 1 + P>(s, input_rows(input, at, p), from.row - 2, from.column);
+    load<1 - P, P>(g, grad_rows(grad, at, p), at.row - 1, at.column);
+    const float shift = peak_of(s);
+    Sums columns[2][W];
+    Weighed cells[2][2 * V];
+#pragma unroll
+    for (int c = 0; c < W; c++) {
+        columns[0][c] = columns[1][c] = {shift, 0.0f, 0.0f};
+#pragma unroll
+        for (int r = 0; r < 5; r++) {
+            const Weighed cell = weigh(s[r][c], shift, t);
+            if (r <= 2) add(columns[0][c], cell);
+            if (r >= 2) add(columns[1][c], cell);
+            if ((r == 2 || r == 3) && c >= L && c < L + 2 * V) cells[r - 2][c - L] = cell;
+        }
+    }
+    Line lines[2][V + 1];
+    bool all_hold = clears<T>(shift, p);
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j <= V; j++) {
+            const Position<I> window = {at.plane, at.depth, at.row - 1 + i, at.column + P - 1 + j};
+            const Sums sums = sum_of_three(columns[i], 2 * j);
+            lines[i][j] = line_of(sums, g[i][j], p);
+            const bool is = is_window(window, p);
+            all_hold = all_hold && (!is || (hold(sums) && is_finite_line(lines[i][j])));
+            if (!is) lines[i][j] = {0.0f, 0.0f};
+        }
+    float dx[2][2 * V];
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+#pragma unroll
+        for (int c = 0; c < 2 * V; c++) {
+            // The windows that have the cell.
+            Line all = {0.0f, 0.0f};
+#pragma unroll
+            for (int i = r; i < 2; i++)
+#pragma unroll
+                for (int j = (L + c - 1) / 2; j <= (L + c) / 2; j++)
+                    all = {all.level + lines[i][j].level, all.slope + lines[i][j].slope};
+            dx[r][c] = passed(all, cells[r][c]);
+        }
+    store_gradients(input, grad, output, from, dx, all_hold, p);
+}
+
+template <typename T, typename I>
+inline void backward_3x3(ARGUMENTS) {
+    FOR_ITEMS(item) {
+        if (p.axes[2].padding)
+            backward_3x3_item<T, I, 1>(input, grad, output, scratch, p, first, threads, item);
+        else
+            backward_3x3_item<T, I, 0>(input, grad, output, scratch, p, first, threads, item);
     }
 }
 
@@ -567,29 +802,30 @@ inline void backward_gather(ARGUMENTS) {
 
 // ---- The kernels by name --------------------------------------------------------------------------------------
 
-#define KERNEL(NAME, T, DTYPE, I, INDEX)                                                          \
-    kernel void NAME##_##DTYPE##_##INDEX(                                                         \
+#define KERNEL(NAME, T, I)                                                                        \
+    kernel void NAME##_##T##_##I(                                                                 \
         device const T* input [[buffer(0)]], device const T* grad [[buffer(1)]],                  \
         device T* output [[buffer(2)]], device float* scratch [[buffer(3)]],                      \
         constant Params& p [[buffer(4)]], uint first [[thread_position_in_grid]],                 \
         uint threads [[threads_per_grid]]) {                                                      \
         NAME<T, I>(input, grad, output, scratch, p, first, threads);                              \
     }
-#define KERNELS(T, DTYPE, I, INDEX)                   \
-    KERNEL(forward_2x2, T, DTYPE, I, INDEX)           \
-    KERNEL(forward_3x3, T, DTYPE, I, INDEX)           \
-    KERNEL(forward_any, T, DTYPE, I, INDEX)           \
-    KERNEL(partials, T, DTYPE, I, INDEX)              \
-    KERNEL(forward_parts, T, DTYPE, I, INDEX)         \
-    KERNEL(backward_2x2, T, DTYPE, I, INDEX)          \
-    KERNEL(backward_disjoint, T, DTYPE, I, INDEX)     \
-    KERNEL(statistics, T, DTYPE, I, INDEX)            \
-    KERNEL(statistics_parts, T, DTYPE, I, INDEX)      \
-    KERNEL(backward_gather, T, DTYPE, I, INDEX)
-#define DTYPE(T, NAME)            \
-    KERNELS(T, NAME, uint, u32)   \
-    KERNELS(T, NAME, ulong, u64)
+#define KERNELS(T, I)                  \
+    KERNEL(forward_2x2, T, I)          \
+    KERNEL(forward_3x3, T, I)          \
+    KERNEL(forward_any, T, I)          \
+    KERNEL(partials, T, I)             \
+    KERNEL(forward_parts, T, I)        \
+    KERNEL(backward_2x2, T, I)         \
+    KERNEL(backward_3x3, T, I)         \
+    KERNEL(backward_disjoint, T, I)    \
+    KERNEL(statistics, T, I)           \
+    KERNEL(statistics_parts, T, I)     \
+    KERNEL(backward_gather, T, I)
+#define DTYPE(T)    \
+    KERNELS(T, u32) \
+    KERNELS(T, u64)
 
-DTYPE(half, f16)
-DTYPE(bf16, bf16)
-DTYPE(float, f32)
+DTYPE(f16)
+DTYPE(bf16)
+DTYPE(f32)

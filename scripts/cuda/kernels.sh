@@ -11,15 +11,20 @@ trap 'rm -rf "$out"' EXIT
 
 known=$("$nvcc" --list-gpu-arch)
 generations=
+running=
 for generation in 70 75 80 89 90 100 120; do
-    if echo "$known" | grep -qx "compute_$generation"; then
-        generations="$generations $generation"
+    if ! echo "$known" | grep -qx "compute_$generation"; then
+        echo "this compiler does not know sm_$generation"
+        continue
+    fi
+    generations="$generations $generation"
+    {
         "$nvcc" -std=c++17 -O3 -ptx -arch="compute_$generation" -o "$out/$generation.ptx" cuda/softpool.cu
         "$ptxas" -v -arch="sm_$generation" -o "$out/$generation.cubin" "$out/$generation.ptx" 2>"$out/$generation.log"
-    else
-        echo "this compiler does not know sm_$generation"
-    fi
+    } &
+    running="$running $!"
 done
+for one in $running; do wait "$one"; done
 
 # Lines of ptxas: "Compiling entry function 'NAME' for ...", "N bytes stack frame, N bytes spill stores, ...", "Used N registers, ...".
 awk -v generations="$generations" '

@@ -2,7 +2,7 @@
 
 use super::cpu::Element;
 use super::params::Params;
-use super::plan::{self, Plan};
+use super::plan::{self, Launch, Plan};
 use super::{Gradient, Weighting};
 use crate::geometry::Geometry;
 use candle_core::backend::BackendStorage;
@@ -10,10 +10,10 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg,
 };
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorageSlice, WrapErr};
-use candle_core::{bail, CudaStorage, Error, Layout, Result};
+use candle_core::{bail, CudaStorage, DType, Error, Layout, Result};
 
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/softpool.ptx"));
-const MODULE: &str = concat!("candle-softpool-", env!("CARGO_PKG_VERSION"));
+/// Name and PTX of the kernels of each dtype and index.
+const MODULES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 
 // SAFETY: `Params` is `repr(C)`, plain numbers without padding, and `cuda/softpool.cu` declares the same.
 unsafe impl DeviceRepr for Params {}
@@ -91,9 +91,9 @@ fn run<T: CudaElement>(
         ),
     };
     for launch in &plan.launches {
-        let function = launch.function(T::DTYPE);
+        let (module, ptx) = module(launch, T::DTYPE)?;
         let function = device
-            .get_or_load_custom_func(&function, MODULE, PTX)
+            .get_or_load_custom_func(&launch.function(T::DTYPE), &module, ptx)
             .map_err(unloadable)?;
         let mut arguments = function.builder();
         arguments.arg(input).arg(grad).arg(&mut output);
@@ -105,6 +105,18 @@ fn run<T: CudaElement>(
         start(arguments, launch.grid, launch.block)?;
     }
     Ok(CudaStorage::wrap_cuda_slice(output, device.clone()))
+}
+
+/// The module that has a launch's kernel, by the name that candle keeps it under, and its PTX.
+fn module(launch: &Launch, dtype: DType) -> Result<(String, &'static str)> {
+    let name = launch.module(dtype);
+    match MODULES.iter().find(|(module, _)| *module == name) {
+        Some((_, ptx)) => {
+            let version = env!("CARGO_PKG_VERSION");
+            Ok((format!("candle-softpool-{version}-{name}"), ptx))
+        }
+        None => bail!("SoftPool: no CUDA kernels for {name}"),
+    }
 }
 
 fn start(mut arguments: LaunchArgs<'_>, grid: u32, block: u32) -> Result<()> {

@@ -16,6 +16,9 @@ const FEW_THREADS: usize = 1 << 17;
 /// and at most so many share one.
 const MOST_PARTS: usize = 64;
 
+/// From this β on, no window needs another kernel because of where the input ends.
+const LEAST_BETA: f64 = 1e-2;
+
 /// The kernels of `cuda/softpool.cu` and `metal/softpool.metal`, in their order there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
@@ -31,6 +34,8 @@ pub enum Kernel {
     ForwardParts,
     /// The gradient of 2×2 windows side by side: a thread has two rows of 16 bytes.
     Backward2x2,
+    /// The gradient of 3×3 windows at steps of two: a thread has two rows of 16 bytes.
+    Backward3x3,
     /// The gradient of windows that share no cell, a thread each.
     BackwardDisjoint,
     /// What each window passes on to its cells, into the scratch buffer.
@@ -43,13 +48,14 @@ pub enum Kernel {
 
 impl Kernel {
     /// All of them.
-    pub const ALL: [Kernel; 10] = [
+    pub const ALL: [Kernel; 11] = [
         Kernel::Forward2x2,
         Kernel::Forward3x3,
         Kernel::ForwardAny,
         Kernel::Partials,
         Kernel::ForwardParts,
         Kernel::Backward2x2,
+        Kernel::Backward3x3,
         Kernel::BackwardDisjoint,
         Kernel::Statistics,
         Kernel::StatisticsParts,
@@ -64,6 +70,7 @@ impl Kernel {
             Kernel::Partials => "partials",
             Kernel::ForwardParts => "forward_parts",
             Kernel::Backward2x2 => "backward_2x2",
+            Kernel::Backward3x3 => "backward_3x3",
             Kernel::BackwardDisjoint => "backward_disjoint",
             Kernel::Statistics => "statistics",
             Kernel::StatisticsParts => "statistics_parts",
@@ -88,10 +95,15 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// The dtype and the index of its kernel, such as `f32_u32`.
+    pub fn module(&self, dtype: DType) -> String {
+        let index = if self.wide { "u64" } else { "u32" };
+        format!("{}_{index}", dtype.as_str())
+    }
+
     /// The kernel's name in the compiled module, such as `forward_2x2_f32_u32`.
     pub fn function(&self, dtype: DType) -> String {
-        let index = if self.wide { "u64" } else { "u32" };
-        format!("{}_{}_{index}", self.kernel.name(), dtype.as_str())
+        format!("{}_{}", self.kernel.name(), self.module(dtype))
     }
 }
 
@@ -118,14 +130,9 @@ pub fn forward(
     let group = 8 / pass.size;
     let [_, _, width] = geometry.axes;
     pass.params.output_vectors = width.output.is_multiple_of(group) as u32;
-    match special(geometry) {
-        Some(special) => {
-            let kernel = match special {
-                Special::TwoByTwo => Kernel::Forward2x2,
-                Special::ThreeByThree => Kernel::Forward3x3,
-            };
-            pass.launch(kernel, pass.outputs(group), 1);
-        }
+    match special(geometry, weighting) {
+        Some(Special::TwoByTwo) => pass.launch(Kernel::Forward2x2, pass.outputs(group), 1),
+        Some(Special::ThreeByThree) => pass.launch(Kernel::Forward3x3, pass.outputs(group), 1),
         None => match pass.parts() {
             1 => pass.launch(Kernel::ForwardAny, pass.outputs(1), 1),
             parts => {
@@ -151,26 +158,17 @@ pub fn backward(
     let [depth, height, width] = geometry.axes;
     let group = 8 / pass.size;
     pass.params.output_vectors = width.input.is_multiple_of(2 * group) as u32;
-    let parts = pass.parts();
-    if special(geometry) == Some(Special::TwoByTwo) {
-        let columns = width.input.div_ceil(2 * group);
-        let items = [depth.input, height.input.div_ceil(2), columns];
-        pass.launch(Kernel::Backward2x2, items, 1);
-    } else if geometry.disjoint() && parts == 1 {
-        pass.launch(Kernel::BackwardDisjoint, pass.outputs(1), 1);
-    } else {
-        match parts {
-            1 => pass.launch(Kernel::Statistics, pass.outputs(1), 1),
-            parts => {
-                pass.launch(Kernel::Partials, pass.outputs(1), parts);
-                pass.launch(Kernel::StatisticsParts, pass.outputs(1), parts);
-            }
+    let columns = width.input.div_ceil(2 * group);
+    match special(geometry, weighting) {
+        Some(Special::TwoByTwo) => {
+            let items = [depth.input, height.input.div_ceil(2), columns];
+            pass.launch(Kernel::Backward2x2, items, 1);
         }
-        pass.launch(
-            Kernel::BackwardGather,
-            geometry.axes.map(|axis| axis.input),
-            1,
-        );
+        Some(Special::ThreeByThree) => {
+            let rows = (height.input + height.padding).div_ceil(2);
+            pass.launch(Kernel::Backward3x3, [depth.input, rows, columns], 1);
+        }
+        None => pass.backward_any(),
     }
     Ok(pass.plan(geometry.input_cells()))
 }
@@ -181,14 +179,14 @@ enum Special {
     ThreeByThree,
 }
 
-/// The common windows that have kernels of their own.
-fn special(geometry: &Geometry) -> Option<Special> {
+/// The common windows that have kernels of their own; those count on cells beyond the input being weightless.
+fn special(geometry: &Geometry, weighting: Weighting) -> Option<Special> {
     let [depth, height, width] = geometry.axes;
     let flat = depth.input == depth.output && depth.kernel == 1;
     let both = |test: fn(&Axis) -> bool| {
         !height.adaptive && !width.adaptive && test(&height) && test(&width)
     };
-    if !flat {
+    if !flat || weighting.beta < LEAST_BETA {
         None
     } else if both(|a| a.kernel == 2 && a.stride == 2 && a.padding == 0) {
         Some(Special::TwoByTwo)
@@ -272,6 +270,23 @@ impl<'a> Pass<'a> {
         (FEW_THREADS / windows)
             .min(cells / PART)
             .clamp(1, MOST_PARTS)
+    }
+
+    /// The gradient of any windows.
+    fn backward_any(&mut self) {
+        let parts = self.parts();
+        if self.geometry.disjoint() && parts == 1 {
+            self.launch(Kernel::BackwardDisjoint, self.outputs(1), 1);
+            return;
+        }
+        if parts == 1 {
+            self.launch(Kernel::Statistics, self.outputs(1), 1);
+        } else {
+            self.launch(Kernel::Partials, self.outputs(1), parts);
+            self.launch(Kernel::StatisticsParts, self.outputs(1), parts);
+        }
+        let cells = self.geometry.axes.map(|axis| axis.input);
+        self.launch(Kernel::BackwardGather, cells, 1);
     }
 
     fn launch(&mut self, kernel: Kernel, [depths, rows, columns]: [usize; 3], parts: usize) {
@@ -374,10 +389,11 @@ mod tests {
         assert_eq!(kernels(&backward), [Kernel::Backward2x2]);
         let [forward, backward] = plans(&[8, 64, 112, 112], 3, 2);
         assert_eq!(kernels(&forward), [Kernel::Forward3x3]);
-        assert_eq!(
-            kernels(&backward),
-            [Kernel::Statistics, Kernel::BackwardGather]
-        );
+        assert_eq!(kernels(&backward), [Kernel::Backward3x3]);
+        let [forward, backward] = plans(&[8, 64, 112, 112], 5, 2);
+        assert_eq!(kernels(&forward), [Kernel::ForwardAny]);
+        let any = [Kernel::Statistics, Kernel::BackwardGather];
+        assert_eq!(kernels(&backward), any);
     }
 
     #[test]

@@ -18,7 +18,6 @@ struct Index {
 static Index gridDim, blockDim, blockIdx, threadIdx;
 
 static inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint32_t(uint64_t(a) * b >> 32); }
-static inline float __fdividef(float a, float b) { return a / b; }
 
 #include KERNELS
 

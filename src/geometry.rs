@@ -13,6 +13,10 @@ use std::ops::Range;
 /// assert_eq!(IntoSize::<3>::into_size(2), [2, 2, 2]);
 /// assert_eq!((3, 2).into_size(), [3, 2]);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a size of {D} dimensions",
+    note = "a size is a `usize` for all dimensions, or a tuple or array with a `usize` for each of the {D}"
+)]
 pub trait IntoSize<const D: usize> {
     /// The size of each dimension, outermost first.
     fn into_size(self) -> [usize; D];
@@ -293,21 +297,21 @@ fn check<const D: usize>(layer: &str, windows: &Windows<D>) -> Result<()> {
             padding,
             ..
         } => {
-            if kernel.contains(&0) {
-                bail!("{layer}: kernel {kernel:?} has a size of 0, expected at least 1");
+            at_least_one(layer, "kernel", kernel)?;
+            at_least_one(layer, "stride", stride)?;
+            let most = kernel.map(|size| size / 2);
+            if (0..D).any(|d| padding[d] > most[d]) {
+                bail!("{layer}: padding {padding:?} for kernel {kernel:?}, expected at most half of it: {most:?}");
             }
-            if stride.contains(&0) {
-                bail!("{layer}: stride {stride:?} has a size of 0, expected at least 1");
-            }
-            if (0..D).any(|d| padding[d] > kernel[d] / 2) {
-                bail!("{layer}: padding {padding:?} is more than half of kernel {kernel:?}");
-            }
+            Ok(())
         }
-        Windows::Adaptive { output } => {
-            if output.contains(&0) {
-                bail!("{layer}: output size {output:?} has a size of 0, expected at least 1");
-            }
-        }
+        Windows::Adaptive { output } => at_least_one(layer, "output size", output),
+    }
+}
+
+fn at_least_one(layer: &str, name: &str, sizes: &[usize]) -> Result<()> {
+    if sizes.contains(&0) {
+        bail!("{layer}: {name} {sizes:?}, expected at least 1 in every dimension");
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ fn kernel() {
     assert_errors!(
         SoftPool2d::new((2, 0)),
         xs,
-        "SoftPool2d: kernel [2, 0] has a size of 0, expected at least 1"
+        "SoftPool2d: kernel [2, 0], expected at least 1 in every dimension"
     );
     assert_errors!(
         SoftPool2d::new((2, 10)),
@@ -54,7 +54,7 @@ fn kernel() {
     );
     assert_error(
         soft_pool3d(&zeros(&[1, 1, 4, 4, 4]), (0, 1, 1)),
-        "SoftPool3d: kernel [0, 1, 1] has a size of 0, expected at least 1",
+        "SoftPool3d: kernel [0, 1, 1], expected at least 1 in every dimension",
     );
 }
 
@@ -63,11 +63,11 @@ fn stride() {
     assert_errors!(
         SoftPool2d::new(2).stride((0, 1)),
         zeros(&[1, 3, 8, 9]),
-        "SoftPool2d: stride [0, 1] has a size of 0, expected at least 1"
+        "SoftPool2d: stride [0, 1], expected at least 1 in every dimension"
     );
     assert_error(
         soft_pool2d_with_stride(&zeros(&[1, 3, 8, 9]), 2, 0),
-        "SoftPool2d: stride [0, 0] has a size of 0, expected at least 1",
+        "SoftPool2d: stride [0, 0], expected at least 1 in every dimension",
     );
 }
 
@@ -76,7 +76,7 @@ fn padding() {
     assert_errors!(
         SoftPool2d::new(3).padding((1, 2)),
         zeros(&[1, 3, 8, 9]),
-        "SoftPool2d: padding [1, 2] is more than half of kernel [3, 3]"
+        "SoftPool2d: padding [1, 2] for kernel [3, 3], expected at most half of it: [1, 1]"
     );
 }
 
@@ -85,7 +85,7 @@ fn adaptive_output() {
     assert_errors!(
         AdaptiveSoftPool2d::new((0, 2)),
         zeros(&[1, 3, 8, 9]),
-        "AdaptiveSoftPool2d: output size [0, 2] has a size of 0, expected at least 1"
+        "AdaptiveSoftPool2d: output size [0, 2], expected at least 1 in every dimension"
     );
 }
 

@@ -20,6 +20,9 @@ use std::str::FromStr;
 /// ImageNet: the shorter side becomes 256 pixels (342 for Inception v3) by antialiased bilinear interpolation, the
 /// centre of 224 (299) is cut out and normalised, as torchvision does.
 ///
+/// ImageNet's networks take the pooling that they are published with; --pool soft is for weights trained with SoftPool, whose
+/// tensors have the same names and shapes.
+///
 /// The time of an image is its decoding and preparing, and its share of its batch's pass through the network.
 #[derive(Parser)]
 #[command(verbatim_doc_comment)]
@@ -32,7 +35,8 @@ pub struct Args {
     /// Weights: a safetensors or PyTorch file, a folder, or hub:OWNER/NAME[/FILE] [default: those that ship, for digits]
     #[arg(long)]
     pub weights: Option<String>,
-    /// Pooling: soft, max, avg, …; for ImageNet also original [default: what the weights name, else soft]
+    /// Pooling: soft, max, avg, …; for ImageNet also original, the network's own, which published weights need [default:
+    /// original for ImageNet; for digits what the weights name, else soft]
     #[arg(long)]
     pub pool: Option<Pooling>,
     /// Names of the classes, one a line [default: what the weights name; ImageNet's]

@@ -78,7 +78,7 @@ impl Classifier {
     }
 
     fn imagenet(args: &Args, model: Model, path: &Path, device: Device) -> Result<Self> {
-        let pooling = args.pool.clone().unwrap_or(Pooling::Soft);
+        let pooling = args.pool.clone().unwrap_or(Pooling::Original);
         let weights = Weights::open(path)?;
         let classifier = weights.shape(model.classifier()).map(|shape| shape.dims());
         let named = match classifier {

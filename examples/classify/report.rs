@@ -107,9 +107,10 @@ impl<'a> Report<'a> {
             failed => format!(", {failed} failed"),
         };
         let seconds = self.start.elapsed().as_secs_f64();
-        let speed = self.done as f64 / seconds;
+        let speed = (self.done - self.failed) as f64 / seconds;
+        let images = if self.done == 1 { "image" } else { "images" };
         eprintln!(
-            "{} images{failed}, {seconds:.2} s, {speed:.1} images/s ({about})",
+            "{} {images}{failed}, {seconds:.2} s, {speed:.1} images/s ({about})",
             self.done
         );
     }

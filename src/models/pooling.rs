@@ -14,6 +14,10 @@ pub type Layer = Arc<dyn ModuleT + Send + Sync>;
 type Make = dyn Fn(Place) -> Result<Layer> + Send + Sync;
 
 /// What pools in a network, in the places where SoftPool's authors put SoftPool; the other pooling stays what it is.
+/// (One layer that pools by any method is [`crate::Pooling`].)
+///
+/// Pooling has no tensors, save `lip`'s, so weights fit whatever the choice: published ones want [`Self::Original`],
+/// [`Self::Soft`] wants weights that were trained with it.
 ///
 /// From a name: `original`, or that of a [`PoolingMethod`].
 ///

@@ -137,6 +137,7 @@ impl FromStr for PoolingMethod {
 }
 
 /// A pooling layer of any method, a candle [`ModuleT`] (some draw at random in training); [`Self::eval`] is a [`Module`].
+/// (The choice of what pools in a whole network is [`crate::models::Pooling`].)
 ///
 /// [`PoolingMethod::pooling`] makes one by name, `From` wraps a layer with settings of its own, and [`FromStr`] gives
 /// the method of that name with windows of 2, side by side.

@@ -21,9 +21,10 @@ pub enum Implementation {
 /// SoftPool over `D` dimensions, a candle [`Module`]: `y = Σ softmax(β·x)·x` in each window.
 ///
 /// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
-/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
+/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`; with
+///   [`Self::ceil_mode`] `ceil` in place of `floor`, less a last window that would start in the padding behind.
 ///
-/// A size is an integer, a tuple or an array: `2`, `(3, 2)`, `[3, 2]`.
+/// A size is an integer, a tuple or an array, outermost dimension first: `2`, `(3, 2)` (height 3, width 2), `[3, 2]`.
 ///
 /// ```
 /// use candle_core::{Device, Module, Tensor};

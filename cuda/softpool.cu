@@ -9,6 +9,9 @@
 
 #define DEVICE static __device__ __forceinline__
 
+// Threads of a block, as in src/backend/plan.rs.
+constexpr unsigned BLOCK = 256;
+
 // ---- What src/backend/params.rs declares ----------------------------------------------------------------------
 
 struct Divisor {
@@ -557,9 +560,10 @@ DEVICE Sums<C> merged_sums(const C* scratch, I window, const Params& p) {
 #define ARGUMENTS                                                                                                     \
     const T *__restrict__ input, const T *__restrict__ grad, T *__restrict__ output, Compute<T> *__restrict__ scratch, \
         const Params &p
-#define FOR_ITEMS(item)                                                                              \
-    for (I item = I(blockIdx.x) * I(blockDim.x) + I(threadIdx.x); item < I(p.items);                 \
-         item += I(gridDim.x) * I(blockDim.x))
+// A thread takes an item, and then every one that is all threads further on.
+#define FOR_ITEMS(item)                                                             \
+    for (I item = I(blockIdx.x) * BLOCK + I(threadIdx.x); item < I(p.items);        \
+         item += I(gridDim.x) * BLOCK)
 
 // The outputs of windows in a row, from one on; where not all hold, they are computed anew.
 template <typename T, int N, typename I>
@@ -885,7 +889,7 @@ DEVICE void backward_gather(ARGUMENTS) {
 // ---- The kernels by name --------------------------------------------------------------------------------------
 
 #define KERNEL(NAME, T, I)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(256, sizeof(I) + sizeof(T) <= 8 ? 2 : 1) NAME##_##T##_##I(   \
+    extern "C" __global__ void __launch_bounds__(BLOCK, sizeof(I) + sizeof(T) <= 8 ? 2 : 1) NAME##_##T##_##I( \
         const T* __restrict__ input, const T* __restrict__ grad, T* __restrict__ output,                      \
         Compute<T>* __restrict__ scratch, const __grid_constant__ Params p) {                                 \
         NAME<T, I>(input, grad, output, scratch, p);                                                          \

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Tests and times SoftPool on a GPU.
-#     scripts/cuda/gpu.sh build   anywhere: the tests and the benchmark as binaries, in target/cuda-gpu.tar.xz
-#     scripts/cuda/gpu.sh run     where the GPU is, in the same folder of the same tree: all tests on CUDA, compute-sanitizer,
-#                                 and the table beside PyTorch in target/cuda-table.md
+#     scripts/cuda/gpu.sh build           anywhere: the tests and the benchmark as binaries, in target/cuda-gpu.tar.xz
+#     scripts/cuda/gpu.sh run [STAGE...]  where the GPU is, in the same tree: the tests on CUDA, compute-sanitizer, and the table
+#                                         beside PyTorch in target/cuda-table.md; or of these only: tests sanitizer benchmark
 # CUDA_COMPUTE_CAP says for which GPU to build (90 by default); later ones run it too.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -26,8 +26,9 @@ import json, pathlib, shutil, sys
 bundle = pathlib.Path(sys.argv[1])
 for line in (bundle / "messages.json").read_text().splitlines():
     message = json.loads(line)
-    # The emulation runs on the host: nothing of it is new where a GPU is.
-    if message.get("executable") and message["target"]["name"] != "emulation":
+    # These run on the host, whatever the device.
+    host = ["emulation", "metal_language", "classify", "train", "preprocess"]
+    if message.get("executable") and message["target"]["name"] not in host:
         kind = message["target"]["kind"][0]
         shutil.copy(message["executable"], bundle / f"{kind}-{message['target']['name']}")
 PYTHON
@@ -43,28 +44,42 @@ run() {
     wheels=$(python3 -c 'import glob, site, sys
 print(":".join(p for d in sys.path + site.getsitepackages() for p in glob.glob(d + "/nvidia/*/lib")))' 2>/dev/null || true)
     export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}:$PWD/target/cuda-toolkit/nvidia/cu13/lib:/usr/local/cuda/lib64:$wheels"
-    export SOFTPOOL_TEST_DEVICE=cuda CARGO_MANIFEST_DIR="$PWD"
+    export SOFTPOOL_TEST_DEVICE=cuda
     failed=
+    for stage in ${*:-tests sanitizer benchmark}; do
+        case $stage in
+            tests | sanitizer | benchmark) "$stage" ;;
+            *) failed="$failed no-such-stage:$stage" ;;
+        esac
+    done
+    [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
+}
+
+tests() {
     for test in "$bundle"/lib-* "$bundle"/test-*; do
         echo "== $test"
         LD_PRELOAD=libcuda.so.1 "$test" || failed="$failed $test"
     done
+}
+
+sanitizer() {
     for tool in memcheck racecheck; do
-        echo "== compute-sanitizer $tool"
-        for test in "$bundle"/test-composed "$bundle"/test-not_finite; do
-            [ -e "$test" ] || continue
+        for test in composed not_finite; do
+            echo "== compute-sanitizer $tool $test"
             PROPTEST_CASES=16 compute-sanitizer --tool "$tool" --target-processes all --error-exitcode 1 \
-                sh -c "LD_PRELOAD=libcuda.so.1 $test --test-threads 1" || failed="$failed $tool:$test"
+                sh -c "LD_PRELOAD=libcuda.so.1 $bundle/test-$test --test-threads 1" || failed="$failed $tool:$test"
         done
     done
+}
+
+benchmark() {
     echo "== benchmark"
     LD_PRELOAD=libcuda.so.1 python3 benches/cuda/table.py "$bundle/bench-cuda" >target/cuda-table.md || failed="$failed benchmark"
     cat target/cuda-table.md
-    [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
 }
 
 case ${1:-} in
     build) build ;;
-    run) run ;;
-    *) echo "usage: $0 build | run"; exit 2 ;;
+    run) shift; run "$@" ;;
+    *) echo "usage: $0 build | run [tests] [sanitizer] [benchmark]"; exit 2 ;;
 esac

@@ -335,18 +335,10 @@ impl<T: Element> Backward<'_, T> {
     #[cold]
     pub fn direct(&mut self) {
         let height = self.geometry.axes[1].input;
-        let mut output = self.output.iter_mut();
-        for plane in self.tile.planes.clone() {
+        for ((plane, at), dx) in self.tile.places(height).zip(&mut *self.output) {
             let (input, grad) = (self.input.plane(plane), self.grad.plane(plane));
-            for r in self.tile.rows.clone() {
-                for w in self.tile.columns.clone() {
-                    let at = [r / height, r % height, w];
-                    if let Some(dx) = output.next() {
-                        let (g, how) = (self.geometry, self.gradient);
-                        *dx = direct::cell(input, grad, g, self.weighting, how, at);
-                    }
-                }
-            }
+            let windows = direct::Windows::new(input, self.geometry, self.weighting);
+            *dx = windows.gradient(grad, self.gradient, at);
         }
     }
 }

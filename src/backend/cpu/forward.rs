@@ -256,17 +256,9 @@ impl<T: Element> Forward<'_, T> {
     /// The tile by the definition.
     pub fn direct(self) {
         let height = self.geometry.axes[1].output;
-        let mut output = self.output.iter_mut();
-        for plane in self.tile.planes.clone() {
-            let input = self.input.plane(plane);
-            for r in self.tile.rows.clone() {
-                for w in self.tile.columns.clone() {
-                    let at = [r / height, r % height, w];
-                    if let Some(y) = output.next() {
-                        *y = direct::window(input, self.geometry, self.weighting, at);
-                    }
-                }
-            }
+        for ((plane, at), y) in self.tile.places(height).zip(self.output) {
+            let plane = self.input.plane(plane);
+            *y = direct::Windows::new(plane, self.geometry, self.weighting).output(at);
         }
     }
 }
@@ -310,7 +302,8 @@ impl<T: Element> WithSimd for Row<'_, '_, T> {
                 T::narrow(simd, y, out);
                 if !all_finite(y) {
                     let at = [d, h, columns.start];
-                    exceptions(input.plane(plane), geometry, *weighting, (at, y), out);
+                    let windows = direct::Windows::new(input.plane(plane), geometry, *weighting);
+                    exceptions(windows, (at, y), out);
                 }
             }
         }
@@ -350,15 +343,13 @@ fn start(tile: &Tile, plane: usize, row: usize, columns: &Range<usize>) -> usize
 /// Windows with values that are not finite, by the definition; `at` is the first window of the row's outputs `y`.
 #[cold]
 fn exceptions<T: Element>(
-    plane: super::view::Plane<'_, T>,
-    geometry: &Geometry,
-    weighting: Weighting,
+    windows: direct::Windows<'_, T>,
     ([d, h, w], y): ([usize; 3], &[T::Compute]),
     out: &mut [T],
 ) {
     for (i, (y, out)) in y.iter().zip(out).enumerate() {
         if !all_finite(&[*y]) {
-            *out = direct::window(plane, geometry, weighting, [d, h, w + i]);
+            *out = windows.output([d, h, w + i]);
         }
     }
 }

@@ -87,7 +87,7 @@ fn compare_outputs<T: Element>(
 ) -> Result<()> {
     let [_, height, width] = geometry.axes;
     let y: Vec<T> = cells(input.planes(), [height.output, width.output])
-        .map(|(p, at)| direct::window(input.plane(p), geometry, weighting, at))
+        .map(|(p, at)| direct::Windows::new(input.plane(p), geometry, weighting).output(at))
         .collect();
     for arch in archs() {
         let what = format!("{arch:?} {height:?} {width:?} β {}", weighting.beta);
@@ -111,8 +111,8 @@ fn compare_gradients<T: Element>(
                 let (row, depth) = (i / columns, i / columns / rows);
                 let plane = depth / depths;
                 let at = [depth % depths, row % rows, i % columns];
-                let (x, g) = (input.plane(plane), grad.plane(plane));
-                direct::cell(x, g, geometry, weighting, gradient, at)
+                let windows = direct::Windows::new(input.plane(plane), geometry, weighting);
+                windows.gradient(grad.plane(plane), gradient, at)
             })
             .collect();
         for arch in archs() {

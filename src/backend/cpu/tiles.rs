@@ -18,6 +18,12 @@ impl Tile {
     pub fn cells(&self) -> usize {
         self.planes.len() * self.rows.len() * self.columns.len()
     }
+
+    /// Plane, and depth, row and column of its cells in turn, where a depth has so many rows.
+    pub fn places(&self, height: usize) -> impl Iterator<Item = (usize, [usize; 3])> {
+        let ranges = [&self.planes, &self.rows, &self.columns].map(Range::clone);
+        places(ranges).map(move |[plane, row, w]| (plane, [row / height, row % height, w]))
+    }
 }
 
 /// The sizes of tensors and tiles, in cells.
@@ -146,6 +152,15 @@ pub fn pieces(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
 pub fn spans(range: &Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     let first = range.start;
     pieces(range.len(), size).map(move |piece| first + piece.start..first + piece.end)
+}
+
+/// All places in these ranges, the last one's side by side.
+pub fn places([d, h, w]: [Range<usize>; 3]) -> impl Iterator<Item = [usize; 3]> {
+    d.flat_map(move |d| {
+        let w = w.clone();
+        h.clone()
+            .flat_map(move |h| w.clone().map(move |w| [d, h, w]))
+    })
 }
 
 /// Rows of all depths of so many, counted through, in pieces: so many whole depths, or where there are fewer, so many rows

@@ -5,26 +5,22 @@ use super::element::Element;
 use super::lanes::Lanes;
 use super::parts::{self, Part, Sizes};
 use super::passed::Passed;
-use super::tiles::{depths, pieces, spans, Tile};
+use super::tiles::{depths, pieces, spans};
 use super::view::{View, TOGETHER};
-use super::{direct, simd};
-use crate::backend::{Gradient, Weighting};
+use super::{direct, simd, Job};
+use crate::backend::Gradient;
 use crate::geometry::Geometry;
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
 /// The work on one tile.
-pub struct Backward<'a, T: Element> {
-    pub input: View<'a, T>,
+pub type Backward<'a, 'g, T> = Job<'a, T, Scratch<T>, Pass<'g, T>>;
+
+/// What is passed back, and how.
+#[derive(Clone, Copy)]
+pub struct Pass<'a, T> {
     pub grad: View<'a, T>,
-    pub geometry: &'a Geometry,
-    pub weighting: Weighting,
     pub gradient: Gradient,
-    /// Rows and columns between which no band goes on: the ends of tiles of contiguous planes.
-    pub cut: [usize; 2],
-    pub scratch: &'a mut Scratch<T>,
-    pub tile: &'a Tile,
-    pub output: &'a mut [T],
 }
 
 /// What tiles need besides their output; reused from tile to tile.
@@ -44,7 +40,7 @@ pub struct Scratch<T: Element> {
     row: Vec<T::Compute>,
 }
 
-impl<T: Element> WithSimd for Backward<'_, T> {
+impl<T: Element> WithSimd for Backward<'_, '_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -57,9 +53,9 @@ impl<T: Element> WithSimd for Backward<'_, T> {
 }
 
 /// A tile by its windows' blocks.
-struct Blocks<'a, T: Element>(Backward<'a, T>);
+struct Blocks<'a, 'g, T: Element>(Backward<'a, 'g, T>);
 
-impl<T: Element> WithSimd for Blocks<'_, T> {
+impl<T: Element> WithSimd for Blocks<'_, '_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -89,7 +85,7 @@ impl<T: Element> WithSimd for Fill<'_, '_, T> {
     }
 }
 
-impl<T: Element> Backward<'_, T> {
+impl<T: Element> Backward<'_, '_, T> {
     /// The tile, part after part.
     #[inline(always)]
     fn bands<S: Simd>(&mut self, simd: S) {
@@ -165,8 +161,8 @@ impl<T: Element> Backward<'_, T> {
     fn fill<S: Simd>(&mut self, simd: S, input: View<'_, T>, part: &Part) -> bool {
         simd.vectorize(Fill {
             passed: &mut self.scratch.passed,
-            of: (input, self.grad, self.geometry),
-            how: (self.weighting.beta, self.gradient),
+            of: (input, self.pass.grad, self.geometry),
+            how: (self.weighting.beta, self.pass.gradient),
             part,
             output: &mut self.output[part.place(self.geometry, self.tile)],
         })
@@ -176,16 +172,12 @@ impl<T: Element> Backward<'_, T> {
     #[inline(never)]
     fn blocks<S: Simd>(&mut self, simd: S, input: View<'_, T>, part: &Part) {
         let cells = part.place(self.geometry, self.tile);
-        simd.vectorize(Blocks(Backward {
+        simd.vectorize(Blocks(Job {
             input,
-            grad: self.grad,
-            geometry: self.geometry,
-            weighting: self.weighting,
-            gradient: self.gradient,
-            cut: self.cut,
             scratch: &mut *self.scratch,
             tile: &part.tile(self.geometry),
             output: &mut self.output[cells],
+            ..*self
         }));
     }
 
@@ -268,7 +260,7 @@ impl<T: Element> Backward<'_, T> {
         share[..block.lanes].fill(Default::default());
         for (position, plane) in windows.planes.clone().enumerate() {
             let [d, h] = windows.row;
-            let grad = self.grad.plane(plane);
+            let grad = self.pass.grad.plane(plane);
             let grad = T::widen(simd, grad.cells(d, h, &windows.columns, gathered), widened);
             let start = position * block.segment;
             let of_plane = start..start + grad.len();
@@ -295,7 +287,7 @@ impl<T: Element> Backward<'_, T> {
                 let start =
                     ((at - self.tile.rows.start) * lanes.phases + phase) * pitch + shift + offset;
                 let sums = &mut sums[start..start + block.lanes];
-                let how = (temperature, self.gradient);
+                let how = (temperature, self.pass.gradient);
                 block.spread(simd, how, share, row * taps + k, sums);
             }
         }
@@ -333,12 +325,12 @@ impl<T: Element> Backward<'_, T> {
 
     /// The tile by the definition.
     #[cold]
-    pub fn direct(&mut self) {
+    pub fn direct(self) {
         let height = self.geometry.axes[1].input;
-        for ((plane, at), dx) in self.tile.places(height).zip(&mut *self.output) {
-            let (input, grad) = (self.input.plane(plane), self.grad.plane(plane));
+        for ((plane, at), dx) in self.tile.places(height).zip(self.output) {
+            let (input, grad) = (self.input.plane(plane), self.pass.grad.plane(plane));
             let windows = direct::Windows::new(input, self.geometry, self.weighting);
-            *dx = windows.gradient(grad, self.gradient, at);
+            *dx = windows.gradient(grad, self.pass.gradient, at);
         }
     }
 }

@@ -10,22 +10,12 @@ use super::sums::GROUP;
 use super::tiles::{depths, spans, Tile};
 use super::view::{View, TOGETHER};
 use super::weigh::Factor;
-use crate::backend::Weighting;
-use crate::geometry::Geometry;
+use super::Job;
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
 /// The work on one tile.
-pub struct Forward<'a, T: Element> {
-    pub input: View<'a, T>,
-    pub geometry: &'a Geometry,
-    pub weighting: Weighting,
-    /// Rows and columns between which no band goes on: the ends of tiles of contiguous planes.
-    pub cut: [usize; 2],
-    pub scratch: &'a mut Scratch<T>,
-    pub tile: &'a Tile,
-    pub output: &'a mut [T],
-}
+pub type Forward<'a, T> = Job<'a, T, Scratch<T>>;
 
 /// What tiles need besides their output; reused from tile to tile.
 #[derive(Default)]

@@ -30,14 +30,30 @@ pub use view::View;
 
 use super::{Gradient, Weighting};
 use crate::geometry::Geometry;
+use backward::{Backward, Pass};
 use candle_core::{Error, Result};
+use forward::Forward;
 use pulp::Arch;
-use tiles::Tiling;
+use tiles::{Tile, Tiling};
 
 /// The most cells of an output tile: few enough to balance threads, enough to pay for handing them out.
 const FORWARD_TILE: usize = 16 << 10;
 /// The most cells of an input tile, whose sums a core's second cache holds.
 const BACKWARD_TILE: usize = 32 << 10;
+
+/// The work on one tile.
+struct Job<'a, T, S, P = ()> {
+    input: View<'a, T>,
+    geometry: &'a Geometry,
+    weighting: Weighting,
+    /// What else the pass needs.
+    pass: P,
+    /// Rows and columns between which no band goes on: the ends of tiles of contiguous planes.
+    cut: [usize; 2],
+    scratch: &'a mut S,
+    tile: &'a Tile,
+    output: &'a mut [T],
+}
 
 /// SoftPool of every plane of `input`, contiguous.
 pub fn forward<T: Element>(
@@ -65,22 +81,11 @@ fn forward_on<T: Element>(
         work: input.planes().saturating_mul(geometry.input_cells()),
     };
     let vectorised = block::covers::<T::Compute>(geometry, weighting);
-    let output = tiling.run(|scratch, tile, output| {
-        let forward = forward::Forward {
-            input,
-            geometry,
-            weighting,
-            cut: tiling.alone(),
-            scratch,
-            tile,
-            output,
-        };
-        match vectorised {
-            true => arch.dispatch(forward),
-            false => forward.direct(),
-        }
-    });
-    output.ok_or_else(|| no_memory(&tiling))
+    let of = (input, geometry, weighting, ());
+    fill(tiling, of, |job: Forward<'_, T>| match vectorised {
+        true => arch.dispatch(job),
+        false => job.direct(),
+    })
 }
 
 /// Planes that are best read together, for those that lie side by side: a few cache lines, if all threads have enough
@@ -128,24 +133,11 @@ fn backward_on<T: Element>(
         work: input.planes().saturating_mul(geometry.input_cells()),
     };
     let vectorised = block::covers::<T::Compute>(geometry, weighting);
-    let output = tiling.run(|scratch, tile, output| {
-        let mut backward = backward::Backward {
-            input,
-            grad,
-            geometry,
-            weighting,
-            gradient,
-            cut: tiling.alone(),
-            scratch,
-            tile,
-            output,
-        };
-        match vectorised {
-            true => arch.dispatch(backward),
-            false => backward.direct(),
-        }
-    });
-    output.ok_or_else(|| no_memory(&tiling))
+    let of = (input, geometry, weighting, Pass { grad, gradient });
+    fill(tiling, of, |job: Backward<'_, '_, T>| match vectorised {
+        true => arch.dispatch(job),
+        false => job.direct(),
+    })
 }
 
 /// The most cells of an input tile: whole depths, where windows have several.
@@ -166,6 +158,28 @@ fn settled(geometry: &Geometry) -> Geometry {
         }
     }
     geometry
+}
+
+/// The cells that `work` fills, tile by tile.
+fn fill<'a, T: Element, S: Default, P: Copy + Send + Sync>(
+    tiling: Tiling,
+    (input, geometry, weighting, pass): (View<'a, T>, &'a Geometry, Weighting, P),
+    work: impl Fn(Job<'_, T, S, P>) + Send + Sync,
+) -> Result<Vec<T>> {
+    let cut = tiling.alone();
+    let output = tiling.run(|scratch, tile, output| {
+        work(Job {
+            input,
+            geometry,
+            weighting,
+            pass,
+            cut,
+            scratch,
+            tile,
+            output,
+        })
+    });
+    output.ok_or_else(|| no_memory(&tiling))
 }
 
 fn no_memory(tiling: &Tiling) -> Error {

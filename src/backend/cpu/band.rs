@@ -7,7 +7,7 @@
 
 use super::aligned::Aligned;
 use super::along::{hold, SumRows};
-use super::down::{clear, finite_or_zero, Exponentiate, Flat, WeighColumns, Work};
+use super::down::{clear, finite_or_zero, Exponentiate, Flat, WeighColumns, Windows, Work};
 use super::element::Element;
 use super::groups::{Group, SumGroups};
 use super::lanes::Lanes;
@@ -39,10 +39,9 @@ pub struct Band<T: Element> {
     pub tail: Aligned<T::Compute>,
     /// The same, not widened.
     pub bare_tail: Aligned<T>,
-    pub rows: Rows,
-    pub tail_rows: Rows,
-    pub group: Group,
-    pub tail_group: Group,
+    /// The latter of rows' ends.
+    pub rows: [Rows; 2],
+    pub group: [Group; 2],
     /// `Σe` of each window.
     pub total: Aligned<T::Compute>,
     /// The mean of [`Factor`] in each window, weighted by `e`.
@@ -209,21 +208,24 @@ impl<T: Element> Band<T> {
             for (position, plane) in planes.clone().enumerate() {
                 let plane = input.plane(plane);
                 let few = first || !self.exact[position];
-                let work = |band| Work {
-                    band,
-                    plane,
+                let windows = Windows {
                     shape: &shape,
                     cells: &cells,
-                    beta,
                     height: *height,
-                    rows: rows.clone(),
+                    rows,
                     position,
+                };
+                let work = Work {
+                    band: &mut *self,
+                    plane,
+                    windows,
+                    beta,
                     few,
                 };
                 match way {
                     Way::Flat => break,
-                    Way::Direct => simd.vectorize(WeighColumns(work(self))),
-                    Way::Grouped => simd.vectorize(SumGroups(work(self))),
+                    Way::Direct => simd.vectorize(WeighColumns { work }),
+                    Way::Grouped => simd.vectorize(SumGroups { work }),
                     Way::Kept => {
                         let start = position * of_plane;
                         let how = (beta, factor, few);
@@ -237,8 +239,7 @@ impl<T: Element> Band<T> {
                             }),
                             _ => self.exponentiate(simd, plane, &cells, how, start),
                         };
-                        let of = (position, factor);
-                        self.sum_columns(simd, &shape, (height, rows), &cells, of);
+                        self.sum_columns(simd, windows, factor);
                     }
                 }
             }
@@ -346,31 +347,22 @@ impl<T: Element> Band<T> {
 
     /// Sums down the columns of the windows of a plane, the row's padding around them.
     #[inline(always)]
-    fn sum_columns<S: Simd>(
-        &mut self,
-        simd: S,
-        shape: &Shape,
-        (height, rows): (&Axis, &Range<usize>),
-        cells: &Cells,
-        (position, factor): (usize, Factor),
-    ) {
-        let &Shape {
-            height: h,
-            width: w,
-            ..
-        } = shape;
-        let of_depth = h * w;
+    fn sum_columns<S: Simd>(&mut self, simd: S, windows: Windows<'_>, factor: Factor) {
+        let (shape, cells) = (windows.shape, windows.cells);
+        let w = shape.width;
+        let of_depth = shape.height * w;
         let depths = cells.depths.len();
         let whole = w.next_multiple_of(T::Compute::lanes::<S>());
-        for (row, o) in rows.clone().enumerate() {
-            let window = height.window(o);
+        for o in windows.rows.clone() {
+            let window = windows.height.window(o);
             let taps = window.start - cells.rows.start..window.end - cells.rows.start;
             self.taps.clear();
-            for d in position * depths..(position + 1) * depths {
+            let first = windows.position * depths;
+            for d in first..first + depths {
                 let row = |tap| d * of_depth + tap * w;
                 self.taps.extend(taps.clone().map(row));
             }
-            let out = (position * shape.rows + row) * shape.padded;
+            let out = windows.start(o);
             for (sums, cells) in self.columns[..factor.sums()].iter_mut().zip(&self.cells) {
                 clear(&mut sums[out..out + shape.left]);
                 let sums = &mut sums[out + shape.left..];

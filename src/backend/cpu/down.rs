@@ -3,6 +3,7 @@
 use super::aligned::Aligned;
 use super::band::{Band, Cells, Shape};
 use super::element::{Element, Load};
+use super::groups::Group;
 use super::simd::{all_finite, Real};
 use super::stack::{self, Stack};
 use super::sums::sum;
@@ -88,26 +89,44 @@ impl<T: Element> WithSimd for Flat<'_, '_, T> {
     }
 }
 
+/// The windows of a plane in a band.
+#[derive(Clone, Copy)]
+pub struct Windows<'a> {
+    pub shape: &'a Shape,
+    pub cells: &'a Cells,
+    pub height: Axis,
+    pub rows: &'a Range<usize>,
+    /// Of the plane in the band.
+    pub position: usize,
+}
+
+impl Windows<'_> {
+    /// Where the sums of a row of windows begin, its padding included.
+    #[inline(always)]
+    pub fn start(&self, row: usize) -> usize {
+        (self.position * self.shape.rows + row - self.rows.start) * self.shape.padded
+    }
+}
+
 /// What the sums down the columns of a plane's windows are made from.
 pub struct Work<'a, T: Element> {
     pub band: &'a mut Band<T>,
     pub plane: Plane<'a, T>,
-    pub shape: &'a Shape,
-    pub cells: &'a Cells,
+    pub windows: Windows<'a>,
     pub beta: f64,
-    pub height: Axis,
-    /// Of windows.
-    pub rows: Range<usize>,
-    /// Of the plane in the band.
-    pub position: usize,
     /// Whether the largest of a few activations will do for a shift.
     pub few: bool,
 }
 
-/// [`Band::exponentiate`] and [`Band::sum_columns`] at once, where [`Rows::cover`]; no weights are kept but shared ones.
-pub struct WeighColumns<'a, T: Element>(pub Work<'a, T>);
+/// The sums from the activations, row after row of windows or group after group.
+pub struct Weigh<'a, T: Element, const GROUPS: bool> {
+    pub work: Work<'a, T>,
+}
 
-impl<T: Element> WithSimd for WeighColumns<'_, T> {
+/// [`Band::exponentiate`] and [`Band::sum_columns`] at once, where [`Rows::cover`]; no weights are kept but shared ones.
+pub type WeighColumns<'a, T> = Weigh<'a, T, false>;
+
+impl<T: Element, const GROUPS: bool> WithSimd for Weigh<'_, T, GROUPS> {
     type Output = ();
 
     #[inline(always)]
@@ -115,102 +134,100 @@ impl<T: Element> WithSimd for WeighColumns<'_, T> {
         let Work {
             band,
             plane,
-            shape,
-            cells,
+            windows,
             beta,
-            height,
-            rows,
-            position,
             few,
-        } = self.0;
+        } = self.work;
         let Band {
             gathered,
             widened,
             stacked,
             bare,
             columns,
-            cells: carried,
-            rows: of_windows,
+            cells: kept,
+            rows,
+            group,
             tail,
             bare_tail,
-            tail_rows,
             ..
         } = band;
-        let mut weighed = Weighed {
-            shape,
-            cells,
-            height,
+        let cells = windows.cells;
+        let sums = Sums {
+            windows,
+            columns,
+            kept,
             rows,
-            position,
-            sums: columns,
-            carried,
-            of_windows,
-            tail_rows,
+            group,
         };
         match T::loads(simd) {
             true => {
                 let stack = stack::bare(simd, plane, cells, (gathered, bare));
-                weighed.fill(simd, &stack, stack.by(simd, beta, few), bare_tail);
+                let by = stack.by(simd, beta, few);
+                sums.fill::<S, _, GROUPS>(simd, (&stack, by), bare_tail);
             }
             false => {
                 let stack = stack::widened(simd, plane, cells, (gathered, widened, stacked));
-                weighed.fill(simd, &stack, stack.by(simd, beta, few), tail);
+                let by = stack.by(simd, beta, few);
+                sums.fill::<S, _, GROUPS>(simd, (&stack, by), tail);
             }
         }
     }
 }
 
-/// [`WeighColumns`] without the activations.
-struct Weighed<'a, C> {
-    shape: &'a Shape,
-    cells: &'a Cells,
-    height: Axis,
-    /// Of windows.
-    rows: Range<usize>,
-    /// Of the plane in the band.
-    position: usize,
-    sums: &'a mut [Aligned<C>; 2],
-    carried: &'a mut [Aligned<C>; 2],
-    of_windows: &'a mut Rows,
-    tail_rows: &'a mut Rows,
+/// [`Weigh`] without the activations.
+pub struct Sums<'a, C> {
+    pub windows: Windows<'a>,
+    pub columns: &'a mut [Aligned<C>; 2],
+    /// Those that later windows need, too.
+    pub kept: &'a mut [Aligned<C>; 2],
+    /// The latter of rows' ends.
+    pub rows: &'a mut [Rows; 2],
+    pub group: &'a mut [Group; 2],
 }
 
-impl<C: Real> Weighed<'_, C> {
+impl<C: Real> Sums<'_, C> {
     #[inline(always)]
-    fn fill<S: Simd, E: Load<C>>(
-        &mut self,
+    fn fill<S: Simd, E: Load<C>, const GROUPS: bool>(
+        self,
         simd: S,
-        stack: &Stack<'_, E>,
-        by: By<C::V<S>>,
+        of: (&Stack<'_, E>, By<C::V<S>>),
         tail: &mut Aligned<E>,
     ) {
-        let Self {
-            shape,
-            cells,
-            height,
-            rows,
-            position,
-            sums: [es, exs],
-            carried: [carried_es, carried_exs],
-            of_windows,
-            tail_rows,
-        } = self;
+        match GROUPS {
+            true => self.by_groups(simd, of, tail),
+            false => self.by_rows(simd, of, tail),
+        }
+    }
+
+    /// Row of windows after row of windows.
+    #[inline(always)]
+    fn by_rows<S: Simd, E: Load<C>>(
+        self,
+        simd: S,
+        (stack, by): (&Stack<'_, E>, By<C::V<S>>),
+        tail: &mut Aligned<E>,
+    ) {
+        let windows = self.windows;
+        let (shape, height, rows) = (windows.shape, windows.height, windows.rows);
+        let [es, exs] = self.columns;
+        let [carried_es, carried_exs] = self.kept;
+        let [of_windows, tail_rows] = self.rows;
         let vector = C::lanes::<S>();
         let (w, padded) = (shape.width, shape.padded);
         let pitch = stack.steps[1];
         let mut o = rows.start;
         while o < rows.end {
             let window = height.window(o);
-            of_windows.find(height, (o, rows), (window.start, pitch));
-            let out = (*position * shape.rows + o - rows.start) * padded;
-            let start = (window.start - cells.rows.start) * pitch;
+            of_windows.find(&height, (o, rows), (window.start, pitch));
+            let out = windows.start(o);
+            let start = (window.start - windows.cells.rows.start) * pitch;
             let x = &stack.x[start..];
             let step = height.stride.saturating_mul(pitch);
             // Vectors may reach into the next row of activations; where there is none, the last is copied.
             let whole = w.next_multiple_of(vector);
             let reach =
                 |rows: usize| (rows - 1) * step + (window.len() - 1) * pitch + whole <= x.len();
-            let mut run = &mut **of_windows;
+            let mut run = &mut *of_windows;
             while run.count > 1 && !reach(run.count) {
                 run.count -= 1;
             }
@@ -231,8 +248,8 @@ impl<C: Real> Weighed<'_, C> {
                     tail.grow(window.len() * vector);
                     let of_window = (0..window.len()).map(|row| &x[row * pitch..][..w]);
                     copy_ends(of_window, part.start..w, tail, vector);
-                    run = &mut **tail_rows;
-                    run.find(height, (o, rows), (window.start, vector));
+                    run = &mut *tail_rows;
+                    run.find(&height, (o, rows), (window.start, vector));
                     run.count = 1;
                 }
                 let x = match copied {

@@ -2,18 +2,18 @@
 //! some whole groups and the first rows of one more. No weight is kept, and each is made once a band.
 
 use super::aligned::Aligned;
-use super::band::{Band, Cells, Shape};
-use super::down::{clear, copy_ends, Work};
-use super::element::{Element, Load};
+use super::band::Cells;
+use super::down::{clear, copy_ends, Sums, Weigh};
+use super::element::Load;
 use super::simd::Real;
-use super::stack::{self, Stack};
+use super::stack::Stack;
 use super::weigh::{load, store, By, Columns};
 use crate::geometry::Axis;
-use pulp::{Simd, WithSimd};
+use pulp::Simd;
 use std::ops::Range;
 
 /// The sums of a plane's windows.
-pub struct SumGroups<'a, T: Element>(pub Work<'a, T>);
+pub type SumGroups<'a, T> = Weigh<'a, T, true>;
 
 /// Rows of activations, by where their cells begin.
 #[derive(Default)]
@@ -26,98 +26,24 @@ pub struct Group {
 
 /// Sums of whole groups, as many as a window has, a row of lanes each.
 struct Ring<'a, C> {
-    sums: [&'a mut Aligned<C>; 2],
+    sums: &'a mut [Aligned<C>; 2],
     slots: usize,
     pitch: usize,
 }
 
-impl<T: Element> WithSimd for SumGroups<'_, T> {
-    type Output = ();
-
+impl<C: Real> Sums<'_, C> {
+    /// Group after group.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Work {
-            band,
-            plane,
-            shape,
-            cells,
-            beta,
-            height,
-            rows: windows,
-            position,
-            few,
-        } = self.0;
-        let Band {
-            gathered,
-            widened,
-            stacked,
-            bare,
-            columns,
-            cells: ring,
-            tail,
-            bare_tail,
-            group,
-            tail_group,
-            ..
-        } = band;
-        let mut grouped = Grouped {
-            shape,
-            cells,
-            height,
-            windows,
-            position,
-            sums: columns,
-            ring,
-            group,
-            tail_group,
-        };
-        match T::loads(simd) {
-            true => {
-                let stack = stack::bare(simd, plane, cells, (gathered, bare));
-                grouped.fill(simd, &stack, stack.by(simd, beta, few), bare_tail);
-            }
-            false => {
-                let stack = stack::widened(simd, plane, cells, (gathered, widened, stacked));
-                grouped.fill(simd, &stack, stack.by(simd, beta, few), tail);
-            }
-        }
-    }
-}
-
-/// [`SumGroups`] without the activations.
-struct Grouped<'a, C> {
-    shape: &'a Shape,
-    cells: &'a Cells,
-    height: Axis,
-    windows: Range<usize>,
-    /// Of the plane in the band.
-    position: usize,
-    sums: &'a mut [Aligned<C>; 2],
-    ring: &'a mut [Aligned<C>; 2],
-    group: &'a mut Group,
-    tail_group: &'a mut Group,
-}
-
-impl<C: Real> Grouped<'_, C> {
-    #[inline(always)]
-    fn fill<S: Simd, E: Load<C>>(
-        &mut self,
+    pub fn by_groups<S: Simd, E: Load<C>>(
+        self,
         simd: S,
-        stack: &Stack<'_, E>,
-        by: By<C::V<S>>,
+        (stack, by): (&Stack<'_, E>, By<C::V<S>>),
         tail: &mut Aligned<E>,
     ) {
-        let Self {
-            shape,
-            cells,
-            height,
-            windows,
-            position,
-            sums: [es, exs],
-            ring: [ring_es, ring_exs],
-            group,
-            tail_group,
-        } = self;
+        let [group, tail_group] = self.group;
+        let [es, exs] = self.columns;
+        let windows = self.windows;
+        let (shape, height, rows) = (windows.shape, windows.height, windows.rows);
         let vector = C::lanes::<S>();
         let columns = Columns {
             by,
@@ -128,19 +54,19 @@ impl<C: Real> Grouped<'_, C> {
             width: shape.width.next_multiple_of(vector),
         };
         let mut ring = Ring {
-            sums: [ring_es, ring_exs],
+            sums: self.kept,
             slots: (height.kernel - 1) / height.stride,
             pitch: columns.width,
         };
         let slots = ring.slots;
-        for row in windows.start..windows.end + slots {
-            group.find(height, row, cells, stack, slots);
-            let window = row.checked_sub(slots).filter(|o| windows.contains(o));
-            if slots == 0 || row + 1 == windows.end + slots {
+        for row in rows.start..rows.end + slots {
+            group.find(&height, row, windows.cells, stack, slots);
+            let window = row.checked_sub(slots).filter(|o| rows.contains(o));
+            if slots == 0 || row + 1 == rows.end + slots {
                 // There are no later windows.
                 group.rest.clear();
             }
-            let out = window.map(|o| (*position * shape.rows + o - windows.start) * shape.padded);
+            let out = window.map(|o| windows.start(o));
             let mut sums = out.map(|out| {
                 let start = out + shape.left;
                 [&mut es[start..], &mut exs[start..]]
@@ -257,7 +183,7 @@ impl<C: Real> Ring<'_, C> {
         sums: &mut Option<[&mut [C]; 2]>,
     ) {
         let zero = C::splat(simd, C::default());
-        let [ring_es, ring_exs] = &mut self.sums;
+        let [ring_es, ring_exs] = &mut *self.sums;
         let own = match self.slots {
             0 => 0,
             slots => row % slots * self.pitch,

@@ -822,6 +822,11 @@ inline void backward_gather(ARGUMENTS) {
     KERNEL(statistics, T, I)           \
     KERNEL(statistics_parts, T, I)     \
     KERNEL(backward_gather, T, I)
+
+// src/backend/metal.rs has a module compiled at a time, and only when a program needs it.
+#ifdef MODULE_DTYPE
+KERNELS(MODULE_DTYPE, MODULE_INDEX)
+#else
 #define DTYPE(T)    \
     KERNELS(T, u32) \
     KERNELS(T, u64)
@@ -829,3 +834,4 @@ inline void backward_gather(ARGUMENTS) {
 DTYPE(f16)
 DTYPE(bf16)
 DTYPE(f32)
+#endif

@@ -120,13 +120,14 @@ fn encode(
 
 type Compiled<T> = std::result::Result<T, MetalKernelError>;
 
-/// What was compiled for a device.
-struct Kernels {
+/// What was compiled of a module for a device.
+struct Module {
     library: Library,
     pipelines: HashMap<String, ComputePipeline>,
 }
 
-static KERNELS: LazyLock<Mutex<HashMap<DeviceId, Kernels>>> = LazyLock::new(Mutex::default);
+static MODULES: LazyLock<Mutex<HashMap<(DeviceId, String), Module>>> =
+    LazyLock::new(Mutex::default);
 
 /// The launches' kernels, compiled if they are the first of theirs on the device.
 fn pipelines(
@@ -134,15 +135,17 @@ fn pipelines(
     dtype: DType,
     launches: &[Launch],
 ) -> Result<Vec<ComputePipeline>> {
-    let mut devices = KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
-    let kernels = match devices.entry(device.id()) {
-        Entry::Occupied(entry) => entry.into_mut(),
-        Entry::Vacant(entry) => entry.insert(Kernels {
-            library: compile(device).map_err(unusable)?,
-            pipelines: HashMap::new(),
-        }),
+    let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
+    let of = |launch: &Launch| {
+        let module = match modules.entry((device.id(), launch.module(dtype))) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Module {
+                library: compile(device, dtype, launch.index())?,
+                pipelines: HashMap::new(),
+            }),
+        };
+        module.pipeline(device, launch.function(dtype))
     };
-    let of = |launch: &Launch| kernels.pipeline(device, launch.function(dtype));
     launches
         .iter()
         .map(of)
@@ -150,7 +153,7 @@ fn pipelines(
         .map_err(unusable)
 }
 
-impl Kernels {
+impl Module {
     fn pipeline(&mut self, device: &MetalDevice, name: String) -> Compiled<ComputePipeline> {
         if let Some(pipeline) = self.pipelines.get(&name) {
             return Ok(pipeline.clone());
@@ -164,7 +167,11 @@ impl Kernels {
     }
 }
 
-fn compile(device: &MetalDevice) -> Compiled<Library> {
+fn compile(device: &MetalDevice, dtype: DType, index: &str) -> Compiled<Library> {
+    let module = format!(
+        "#define MODULE_DTYPE {}\n#define MODULE_INDEX {index}\n{SOURCE}",
+        dtype.as_str()
+    );
     let options = MTLCompileOptions::new();
     // Infinities and NaN keep their meaning. Its successor, `setMathMode`, needs macOS 15.
     #[allow(deprecated)]
@@ -172,7 +179,7 @@ fn compile(device: &MetalDevice) -> Compiled<Library> {
     options.setLanguageVersion(MTLLanguageVersion::Version3_0);
     device
         .metal_device()
-        .new_library_with_source(SOURCE, Some(&options))
+        .new_library_with_source(&module, Some(&options))
 }
 
 fn unusable(error: MetalKernelError) -> Error {

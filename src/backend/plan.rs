@@ -95,10 +95,17 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The dtype and the index of its kernel, such as `f32_u32`.
+    /// The type of its kernel's indices.
+    pub fn index(&self) -> &'static str {
+        match self.wide {
+            true => "u64",
+            false => "u32",
+        }
+    }
+
+    /// The module that has its kernel, such as `f32_u32`.
     pub fn module(&self, dtype: DType) -> String {
-        let index = if self.wide { "u64" } else { "u32" };
-        format!("{}_{index}", dtype.as_str())
+        format!("{}_{}", dtype.as_str(), self.index())
     }
 
     /// The kernel's name in the compiled module, such as `forward_2x2_f32_u32`.

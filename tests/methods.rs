@@ -500,7 +500,7 @@ fn errors_name_layer_value_and_what_is_allowed() -> Result<()> {
         );
         error(
             layer(2, 2, 2)?.forward(&xs),
-            &["2d: padding [2, 2]", "half of kernel [2, 2]"],
+            &["2d: padding [2, 2]", "for kernel [2, 2]"],
         );
         error(
             layer(9, 1, 0)?.forward(&xs),

@@ -1,6 +1,8 @@
 //! `examples/classify` from the command line: answers on the samples, and what it says when something is wrong.
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use candle_softpool::models::{Model, Pooling};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io::Write;
@@ -238,6 +240,28 @@ fn complaint(change: impl Fn(Vec<u8>, &mut HashMap<String, Tensor>) -> Option<Ve
     let error = text(&output.stderr);
     assert!(error.contains(&file), "{error}");
     error
+}
+
+/// Published weights need the network's own pooling, and fit with any other without an error.
+#[test]
+fn imagenet_networks_keep_their_own_pooling_unless_told() {
+    let variables = VarMap::new();
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    let network = Model::ResNet18.build(10, &Pooling::Original, vb);
+    network.expect("a network");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("resnet18.safetensors");
+    variables.save(&file).expect("saved");
+    let file = file.display().to_string();
+    for (pool, name) in [(&[][..], "original"), (&["--pool", "soft"], "soft")] {
+        let image = sample("paper.jpg");
+        let args = ["--model", "resnet18", "--weights", &file, "--json", &image];
+        let output = run(&[&args, pool].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let about = format!("resnet18, {name} pooling");
+        let said = text(&output.stderr);
+        assert!(said.contains(&about), "{said}");
+    }
 }
 
 #[test]

@@ -25,7 +25,6 @@ use std::str::FromStr;
 ///
 /// The time of an image is its decoding and preparing, and its share of its batch's pass through the network.
 #[derive(Parser)]
-#[command(verbatim_doc_comment)]
 pub struct Args {
     /// Images, folders of images, or - for paths on standard input
     pub paths: Vec<PathBuf>,

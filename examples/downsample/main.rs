@@ -23,7 +23,6 @@ use std::process::ExitCode;
 /// Power averages have p = 2. To be compared, the down-sampled image is rounded to 8 bits and brought back to the
 /// original's size by bilinear interpolation; SSIM is of the luma (windows of 8×8), PSNR of all channels, in dB.
 #[derive(Parser)]
-#[command(verbatim_doc_comment)]
 struct Args {
     /// Images (PNG, JPEG), or folders of them
     paths: Vec<PathBuf>,

@@ -369,7 +369,7 @@ DEVICE Sums<Compute<T>> sums_of(const Cells<T, I>& cells, const Params& p) {
 // ---- Windows side by side -------------------------------------------------------------------------------------
 
 // 2 x 2 and 3 x 3 windows at steps of two: a thread has a few, and their cells in registers. Those of 3 x 3 overlap;
-// they share a shift, so that each cell is exponentiated once. A window whose sums do not hold, because it lies far
+// they share a shift, so that each cell is exponentiated once. A window that does not hold, because it lies far
 // below the shift or has cells that are not finite, is left to the functions above. Beta is positive here.
 
 template <typename T, int N>
@@ -473,16 +473,29 @@ DEVICE bool clears(Compute<T> shift, const Params& p) {
     return weigh(lowest<T>(), shift, temperature(p, C())).e == C(0);
 }
 
-// Whether sums are large enough, at least 2^-56, and not NaN, as those of infinities are.
+// Sums of weights below this lie too far from the shift: by 39 / beta, or by 7 / beta for exact gradients, whose terms
+// then cancel.
 template <typename C>
-DEVICE bool hold(const Sums<C>& sums) {
-    return sums.total >= C(1.0 / (uint64_t(1) << 56)) && sums.below <= C(0);
+DEVICE C least_total(bool exact) {
+    return C(1) / C(uint64_t(1) << (exact ? 10 : 56));
+}
+
+// Of cells in a column, with weights about a shift that windows share: the sums of e and of e v.
+template <typename C>
+struct Column {
+    C total, sum;
+};
+
+template <typename C>
+DEVICE void add(Column<C>& column, C e, C v) {
+    column.total += e;
+    column.sum = fma(e, v, column.sum);
 }
 
 template <typename C, int N>
-DEVICE Sums<C> sum_of_three(const Sums<C> (&columns)[N], int first) {
-    const Sums<C>&a = columns[first], &b = columns[first + 1], &c = columns[first + 2];
-    return {a.peak, a.total + b.total + c.total, a.below + b.below + c.below};
+DEVICE Column<C> sum_of_three(const Column<C> (&columns)[N], int first) {
+    const Column<C>&a = columns[first], &b = columns[first + 1], &c = columns[first + 2];
+    return {a.total + b.total + c.total, a.sum + b.sum + c.sum};
 }
 
 // Of the 2 x 2 window in columns from `column` on.
@@ -498,22 +511,17 @@ DEVICE Sums<C> sums_of_square(Weighed<C> (&cells)[4], const C (&s)[2][N], int co
     return sums;
 }
 
-// The same of a window whose sums hold: what it passes on to a cell is e (level + slope d).
+// What a window that holds passes on to a cell: e (level + slope d).
 template <typename C>
 struct Line {
     C level, slope;
 };
 
 template <typename C>
-DEVICE Line<C> line_of(const Sums<C>& sums, C grad, const Params& p) {
-    const C inverse = reciprocal(sums.total), share = grad * inverse;
+DEVICE Line<C> line_of(C total, C below, C grad, const Params& p) {
+    const C inverse = reciprocal(total), share = grad * inverse;
     const C slope = p.exact ? temperature(p, C()).rate * share : C(0);
-    return {fma(-slope, sums.below * inverse, share), slope};
-}
-
-template <typename C>
-DEVICE bool is_finite_line(const Line<C>& line) {
-    return is_finite(fma(line.slope, C(0), line.level));
+    return {fma(-slope, below * inverse, share), slope};
 }
 
 template <typename C>
@@ -597,8 +605,9 @@ DEVICE void forward_2x2(ARGUMENTS) {
         for (int j = 0; j < V; j++) {
             Weighed<C> cells[4];
             const Sums<C> sums = sums_of_square(cells, s, 2 * j, t);
-            ys[j] = Element<T>::narrow(mean_of(sums, t));
-            all_hold = all_hold && (I(j) >= windows || (hold(sums) && clears<T>(sums.peak, p)));
+            const C y = mean_of(sums, t);
+            ys[j] = Element<T>::narrow(y);
+            all_hold = all_hold && (I(j) >= windows || (is_finite(y) && clears<T>(sums.peak, p)));
         }
         store_outputs(input, output, at, ys, all_hold, p);
     }
@@ -616,20 +625,22 @@ DEVICE void forward_3x3(ARGUMENTS, I item) {
     C s[3][W];
     load<P, 1 - P>(s, input_rows(input, at, p), 2 * at.row - I(p.axes[1].padding), 2 * at.column);
     const C shift = peak_of(s);
-    Sums<C> columns[W];
+    Column<C> columns[W];
 #pragma unroll
     for (int c = 0; c < W; c++) {
-        columns[c] = {shift, C(0), C(0)};
+        columns[c] = {C(0), C(0)};
 #pragma unroll
-        for (int r = 0; r < 3; r++) add(columns[c], weigh(s[r][c], shift, t));
+        for (int r = 0; r < 3; r++) add(columns[c], weigh(s[r][c], shift, t).e, s[r][c]);
     }
     bool all_hold = clears<T>(shift, p);
     T ys[V];
 #pragma unroll
     for (int j = 0; j < V; j++) {
-        const Sums<C> sums = sum_of_three(columns, 2 * j);
-        ys[j] = Element<T>::narrow(mean_of(sums, t));
-        all_hold = all_hold && (I(j) >= windows || hold(sums));
+        // The mean of s, not of its distance to the shift, which may be much larger.
+        const Column<C> all = sum_of_three(columns, 2 * j);
+        const C y = all.sum * reciprocal(all.total);
+        ys[j] = Element<T>::narrow(y);
+        all_hold = all_hold && (I(j) >= windows || (all.total >= least_total<C>(false) && is_finite(y)));
     }
     store_outputs(input, output, at, ys, all_hold, p);
 }
@@ -710,11 +721,15 @@ DEVICE Compute<T> gathered(const T* input, const T* grad, const Position<I>& at,
     return dx;
 }
 
-// Two rows of gradients, from a cell on; where not all windows hold, they are computed anew.
+// Two rows of gradients, from a cell on; where not all windows hold or one is not finite, they are computed anew.
 template <typename T, int N, typename I>
 DEVICE void store_gradients(const T* input, const T* grad, T* __restrict__ output, Position<I> at,
                             const Compute<T> (&dx)[2][N], bool all_hold, const Params& p) {
     const I left = left_of(at.column, I(p.axes[2].input));
+    Compute<T> all = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * N; i++) all += dx[i / N][i % N];
+    all_hold = all_hold && is_finite(all);
 #pragma unroll
     for (int r = 0; r < 2; r++, at.row++) {
         if (at.row >= I(p.axes[1].input)) continue;
@@ -752,9 +767,9 @@ DEVICE void backward_2x2(ARGUMENTS) {
             const Position<I> window = {at.plane, at.depth, at.row, at.column + j};
             Weighed<C> cells[4];
             const Sums<C> sums = sums_of_square(cells, s, 2 * j, t);
-            const Line<C> line = line_of(sums, g[0][j], p);
+            const Line<C> line = line_of(sums.total, sums.below, g[0][j], p);
             const bool is = is_window(window, p);
-            all_hold = all_hold && (!is || (hold(sums) && clears<T>(sums.peak, p) && is_finite_line(line)));
+            all_hold = all_hold && (!is || clears<T>(sums.peak, p));
 #pragma unroll
             for (int i = 0; i < 4; i++) dx[i / 2][2 * j + i % 2] = is ? passed(line, cells[i]) : C(0);
         }
@@ -775,32 +790,36 @@ DEVICE void backward_3x3(ARGUMENTS, I item) {
     load<L, 1 + P>(s, input_rows(input, at, p), from.row - 2, from.column);
     load<1 - P, P>(g, grad_rows(grad, at, p), at.row - 1, at.column);
     const C shift = peak_of(s);
-    Sums<C> columns[2][W];
+    Column<C> columns[2][W];
     Weighed<C> cells[2][2 * V];
 #pragma unroll
     for (int c = 0; c < W; c++) {
-        columns[0][c] = columns[1][c] = {shift, C(0), C(0)};
+        columns[0][c] = columns[1][c] = {C(0), C(0)};
 #pragma unroll
         for (int r = 0; r < 5; r++) {
             const Weighed<C> cell = weigh(s[r][c], shift, t);
-            if (r <= 2) add(columns[0][c], cell);
-            if (r >= 2) add(columns[1][c], cell);
+            if (r <= 2) add(columns[0][c], cell.e, cell.d);
+            if (r >= 2) add(columns[1][c], cell.e, cell.d);
             if ((r == 2 || r == 3) && c >= L && c < L + 2 * V) cells[r - 2][c - L] = cell;
         }
     }
     Line<C> lines[2][V + 1];
+    const C least = least_total<C>(p.exact);
     bool all_hold = clears<T>(shift, p);
+    C levels = C(0);
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int j = 0; j <= V; j++) {
             const Position<I> window = {at.plane, at.depth, at.row - 1 + i, at.column + P - 1 + j};
-            const Sums<C> sums = sum_of_three(columns[i], 2 * j);
-            lines[i][j] = line_of(sums, g[i][j], p);
+            const Column<C> all = sum_of_three(columns[i], 2 * j);
             const bool is = is_window(window, p);
-            all_hold = all_hold && (!is || (hold(sums) && is_finite_line(lines[i][j])));
-            if (!is) lines[i][j] = {C(0), C(0)};
+            lines[i][j] = {C(0), C(0)};
+            if (is) lines[i][j] = line_of(all.total, all.sum, g[i][j], p);
+            levels += lines[i][j].level;
+            all_hold = all_hold && (!is || all.total >= least);
         }
+    all_hold = all_hold && is_finite(levels);
     C dx[2][2 * V];
 #pragma unroll
     for (int r = 0; r < 2; r++)

@@ -302,7 +302,7 @@ inline Sums sums_of(Cells<T, I> cells, constant Params& p) {
 // ---- Windows side by side -------------------------------------------------------------------------------------
 
 // 2 x 2 and 3 x 3 windows at steps of two: a thread has a few, and their cells in registers. Those of 3 x 3 overlap;
-// they share a shift, so that each cell is exponentiated once. A window whose sums do not hold, because it lies far
+// they share a shift, so that each cell is exponentiated once. A window that does not hold, because it lies far
 // below the shift or has cells that are not finite, is left to the functions above. Beta is positive here.
 
 template <typename T, int N>
@@ -405,13 +405,24 @@ inline bool clears(float shift, constant Params& p) {
     return weigh(lowest<T>(), shift, p.in_single).e == 0.0f;
 }
 
-// Whether sums are large enough, at least 2^-56, and not NaN, as those of infinities are.
-inline bool hold(Sums sums) { return sums.total >= 1.0f / float(1ul << 56) && sums.below <= 0.0f; }
+// Sums of weights below this lie too far from the shift: by 39 / beta, or by 7 / beta for exact gradients, whose terms
+// then cancel.
+inline float least_total(bool exact) { return 1.0f / float(1ul << (exact ? 10 : 56)); }
+
+// Of cells in a column, with weights about a shift that windows share: the sums of e and of e v.
+struct Column {
+    float total, sum;
+};
+
+inline void add(thread Column& column, float e, float v) {
+    column.total += e;
+    column.sum = fma(e, v, column.sum);
+}
 
 template <int N>
-inline Sums sum_of_three(thread const Sums (&columns)[N], int first) {
-    const Sums a = columns[first], b = columns[first + 1], c = columns[first + 2];
-    return {a.peak, a.total + b.total + c.total, a.below + b.below + c.below};
+inline Column sum_of_three(thread const Column (&columns)[N], int first) {
+    const Column a = columns[first], b = columns[first + 1], c = columns[first + 2];
+    return {a.total + b.total + c.total, a.sum + b.sum + c.sum};
 }
 
 // Of the 2 x 2 window in columns from `column` on.
@@ -428,18 +439,16 @@ inline Sums sums_of_square(thread Weighed (&cells)[4], thread const float (&s)[2
     return sums;
 }
 
-// The same of a window whose sums hold: what it passes on to a cell is e (level + slope d).
+// What a window that holds passes on to a cell: e (level + slope d).
 struct Line {
     float level, slope;
 };
 
-inline Line line_of(Sums sums, float grad, constant Params& p) {
-    const float inverse = reciprocal(sums.total), share = grad * inverse;
+inline Line line_of(float total, float below, float grad, constant Params& p) {
+    const float inverse = reciprocal(total), share = grad * inverse;
     const float slope = p.exact ? p.in_single.rate * share : 0.0f;
-    return {fma(-slope, sums.below * inverse, share), slope};
+    return {fma(-slope, below * inverse, share), slope};
 }
-
-inline bool is_finite_line(Line line) { return is_finite(fma(line.slope, 0.0f, line.level)); }
 
 inline float passed(Line line, Weighed cell) {
     return cell.e == 0.0f ? 0.0f : cell.e * fma(line.slope, cell.d, line.level);
@@ -518,8 +527,9 @@ inline void forward_2x2(ARGUMENTS) {
         for (int j = 0; j < V; j++) {
             Weighed cells[4];
             const Sums sums = sums_of_square(cells, s, 2 * j, t);
-            ys[j] = Element<T>::narrow(mean_of(sums, t));
-            all_hold = all_hold && (I(j) >= windows || (hold(sums) && clears<T>(sums.peak, p)));
+            const float y = mean_of(sums, t);
+            ys[j] = Element<T>::narrow(y);
+            all_hold = all_hold && (I(j) >= windows || (is_finite(y) && clears<T>(sums.peak, p)));
         }
         store_outputs(input, output, at, ys, all_hold, p);
     }
@@ -536,20 +546,22 @@ inline void forward_3x3_item(ARGUMENTS, I item) {
     float s[3][W];
     load<P, 1 - P>(s, input_rows(input, at, p), 2 * at.row - I(p.axes[1].padding), 2 * at.column);
     const float shift = peak_of(s);
-    Sums columns[W];
+    Column columns[W];
 #pragma unroll
     for (int c = 0; c < W; c++) {
-        columns[c] = {shift, 0.0f, 0.0f};
+        columns[c] = {0.0f, 0.0f};
 #pragma unroll
-        for (int r = 0; r < 3; r++) add(columns[c], weigh(s[r][c], shift, t));
+        for (int r = 0; r < 3; r++) add(columns[c], weigh(s[r][c], shift, t).e, s[r][c]);
     }
     bool all_hold = clears<T>(shift, p);
     T ys[V];
 #pragma unroll
     for (int j = 0; j < V; j++) {
-        const Sums sums = sum_of_three(columns, 2 * j);
-        ys[j] = Element<T>::narrow(mean_of(sums, t));
-        all_hold = all_hold && (I(j) >= windows || hold(sums));
+        // The mean of s, not of its distance to the shift, which may be much larger.
+        const Column all = sum_of_three(columns, 2 * j);
+        const float y = all.sum * reciprocal(all.total);
+        ys[j] = Element<T>::narrow(y);
+        all_hold = all_hold && (I(j) >= windows || (all.total >= least_total(false) && is_finite(y)));
     }
     store_outputs(input, output, at, ys, all_hold, p);
 }
@@ -628,11 +640,15 @@ inline float gathered(device const T* input, device const T* grad, Position<I> a
     return dx;
 }
 
-// Two rows of gradients, from a cell on; where not all windows hold, they are computed anew.
+// Two rows of gradients, from a cell on; where not all windows hold or one is not finite, they are computed anew.
 template <typename T, int N, typename I>
 inline void store_gradients(device const T* input, device const T* grad, device T* output, Position<I> at,
                             thread const float (&dx)[2][N], bool all_hold, constant Params& p) {
     const I left = left_of(at.column, I(p.axes[2].input));
+    float all = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 2 * N; i++) all += dx[i / N][i % N];
+    all_hold = all_hold && is_finite(all);
 #pragma unroll
     for (int r = 0; r < 2; r++, at.row++) {
         if (at.row >= I(p.axes[1].input)) continue;
@@ -669,9 +685,9 @@ inline void backward_2x2(ARGUMENTS) {
             const Position<I> window = {at.plane, at.depth, at.row, at.column + j};
             Weighed cells[4];
             const Sums sums = sums_of_square(cells, s, 2 * j, t);
-            const Line line = line_of(sums, g[0][j], p);
+            const Line line = line_of(sums.total, sums.below, g[0][j], p);
             const bool is = is_window(window, p);
-            all_hold = all_hold && (!is || (hold(sums) && clears<T>(sums.peak, p) && is_finite_line(line)));
+            all_hold = all_hold && (!is || clears<T>(sums.peak, p));
 #pragma unroll
             for (int i = 0; i < 4; i++) dx[i / 2][2 * j + i % 2] = is ? passed(line, cells[i]) : 0.0f;
         }
@@ -691,32 +707,36 @@ inline void backward_3x3_item(ARGUMENTS, I item) {
     load<L, 1 + P>(s, input_rows(input, at, p), from.row - 2, from.column);
     load<1 - P, P>(g, grad_rows(grad, at, p), at.row - 1, at.column);
     const float shift = peak_of(s);
-    Sums columns[2][W];
+    Column columns[2][W];
     Weighed cells[2][2 * V];
 #pragma unroll
     for (int c = 0; c < W; c++) {
-        columns[0][c] = columns[1][c] = {shift, 0.0f, 0.0f};
+        columns[0][c] = columns[1][c] = {0.0f, 0.0f};
 #pragma unroll
         for (int r = 0; r < 5; r++) {
             const Weighed cell = weigh(s[r][c], shift, t);
-            if (r <= 2) add(columns[0][c], cell);
-            if (r >= 2) add(columns[1][c], cell);
+            if (r <= 2) add(columns[0][c], cell.e, cell.d);
+            if (r >= 2) add(columns[1][c], cell.e, cell.d);
             if ((r == 2 || r == 3) && c >= L && c < L + 2 * V) cells[r - 2][c - L] = cell;
         }
     }
     Line lines[2][V + 1];
+    const float least = least_total(p.exact);
     bool all_hold = clears<T>(shift, p);
+    float levels = 0.0f;
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int j = 0; j <= V; j++) {
             const Position<I> window = {at.plane, at.depth, at.row - 1 + i, at.column + P - 1 + j};
-            const Sums sums = sum_of_three(columns[i], 2 * j);
-            lines[i][j] = line_of(sums, g[i][j], p);
+            const Column all = sum_of_three(columns[i], 2 * j);
             const bool is = is_window(window, p);
-            all_hold = all_hold && (!is || (hold(sums) && is_finite_line(lines[i][j])));
-            if (!is) lines[i][j] = {0.0f, 0.0f};
+            lines[i][j] = {0.0f, 0.0f};
+            if (is) lines[i][j] = line_of(all.total, all.sum, g[i][j], p);
+            levels += lines[i][j].level;
+            all_hold = all_hold && (!is || all.total >= least);
         }
+    all_hold = all_hold && is_finite(levels);
     float dx[2][2 * V];
 #pragma unroll
     for (int r = 0; r < 2; r++)

@@ -26,6 +26,8 @@ pub enum Values {
     Huge,
     /// Around a large mean.
     Shifted,
+    /// Mostly small or zero, with some that are large.
+    Mixed,
     /// With NaN and infinities among them.
     NotFinite,
     /// With infinities of the one sign, whole windows of them among them.
@@ -121,6 +123,7 @@ pub fn case(dtypes: &'static [DType]) -> impl Strategy<Value = Case> {
         4 => Just(Values::Normal),
         1 => Just(Values::Huge),
         1 => Just(Values::Shifted),
+        2 => Just(Values::Mixed),
         2 => Just(Values::NotFinite),
         1 => any::<bool>().prop_map(Values::Infinite),
     ];

@@ -177,7 +177,7 @@ fn small_differences_of_large_values() -> Result<()> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(common::cases(100))]
 
     #[test]
     fn any_geometry(case in any_case(), seed: u64, scale in 0.1f64..10.0) {

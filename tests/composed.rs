@@ -56,7 +56,7 @@ fn check(case: &Case, dtype: DType, x: &[f64], seed: u64) -> Result<()> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(common::cases(100))]
 
     #[test]
     fn fused_is_composed(case in any_case(), seed: u64, scale in 0.1f64..4.0) {

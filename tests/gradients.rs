@@ -38,7 +38,7 @@ fn check_differences(case: &Case, seed: u64) -> Result<()> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(common::cases(100))]
 
     #[test]
     fn exact_is_the_limit_of_differences(case in any_case(), seed: u64) {

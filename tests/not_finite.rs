@@ -172,7 +172,7 @@ fn incoming_gradients_stay_in_their_windows() -> Result<()> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(common::cases(100))]
 
     /// Values and gradients of any geometry are the definition's, wherever such values are.
     #[test]

@@ -33,7 +33,7 @@ fn assert_near(found: &[f64], wanted: &[f64], tolerance: f64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(common::cases(64))]
 
     #[test]
     fn lies_between_minimum_and_maximum(case in any_case(), seed: u64) {
@@ -150,7 +150,18 @@ proptest! {
             let xs = input(&case, seed, dtype);
             let mirrored = case.pool.beta(-case.pool.beta).forward(&xs.neg().unwrap()).unwrap();
             let (ys, mirrored) = (output(&case.pool, &xs), values(&mirrored.neg().unwrap()).unwrap());
-            prop_assert_eq!(ys, mirrored);
+            // To the bit on the CPU; GPUs take another kernel for a negative β.
+            let rounding = match dtype {
+                _ if device().is_cpu() => 0.0,
+                DType::F16 => 2e-3,
+                DType::BF16 => 2e-2,
+                DType::F32 => 1e-5,
+                _ => 1e-12,
+            };
+            for (y, mirrored) in ys.into_iter().zip(mirrored) {
+                let error = (y - mirrored).abs();
+                prop_assert!(y == mirrored || error <= rounding * y.abs().max(1.0), "{} {}", y, mirrored);
+            }
         }
     }
 

@@ -10,12 +10,26 @@ use std::ops::Range;
 
 /// The device that `SOFTPOOL_TEST_DEVICE` names: `cpu` (the default), `cuda` or `metal`.
 pub fn device() -> Device {
-    let name = std::env::var("SOFTPOOL_TEST_DEVICE").unwrap_or_default();
-    match name.as_str() {
-        "" | "cpu" => Device::Cpu,
-        "cuda" => Device::new_cuda(0).unwrap(),
-        "metal" => Device::new_metal(0).unwrap(),
-        other => panic!("SOFTPOOL_TEST_DEVICE is {other:?}, expected cpu, cuda or metal"),
+    // One a test, since each loads its own kernels, and candle computes on tensors of one only.
+    thread_local! {
+        static DEVICE: Device = {
+            let name = std::env::var("SOFTPOOL_TEST_DEVICE").unwrap_or_default();
+            match name.as_str() {
+                "" | "cpu" => Device::Cpu,
+                "cuda" => Device::new_cuda(0).unwrap(),
+                "metal" => Device::new_metal(0).unwrap(),
+                other => panic!("SOFTPOOL_TEST_DEVICE is {other:?}, expected cpu, cuda or metal"),
+            }
+        };
+    }
+    DEVICE.with(Device::clone)
+}
+
+/// So many random cases, unless `PROPTEST_CASES` names another number.
+pub fn cases(count: u32) -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(count),
     }
 }
 

@@ -66,7 +66,9 @@ def pytorch(dims, k, s, p, dtype):
         "PyTorch avg_pool2d": lambda x: F.avg_pool2d(x, k, s, p, count_include_pad=False),
     }
     if p == 0:
-        compiled = torch.compile(softpool)
+        # Its caches would see the shapes as one that varies, and give up after eight.
+        torch._dynamo.reset()
+        compiled = torch.compile(softpool, dynamic=False)
         runs["PyTorch formula"] = lambda x: softpool(x, k, s)
         runs["PyTorch formula, torch.compile"] = lambda x: compiled(x, k, s)
     with torch.no_grad():
@@ -92,14 +94,19 @@ def main():
     gpu = subprocess.run(
         ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True, check=True
     ).stdout.splitlines()[0]
-    ours = subprocess.run([sys.argv[1], "--bench"], capture_output=True, text=True, check=True).stdout
+    ours = subprocess.run([sys.argv[1], "--bench"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    # The table comes at the end: what is known by then should not be lost.
+    print(ours, file=sys.stderr)
     times = {}
     for line in ours.splitlines():
         shape, dtype, method, ms = line.split("\t")
         times.setdefault((shape, dtype), {})[method] = float(ms)
     for dims, k, s, p in SHAPES if torch else []:
         for dtype in DTYPES:
-            times[name(dims, k, s, p), dtype].update(pytorch(dims, k, s, p, dtype))
+            try:
+                times[name(dims, k, s, p), dtype].update(pytorch(dims, k, s, p, dtype))
+            except Exception as error:
+                print(f"PyTorch, {name(dims, k, s, p)} {dtype}: {error}", file=sys.stderr)
     versions = f", PyTorch {torch.__version__}" if torch else ", without PyTorch"
     print(f"{gpu}{versions}, {datetime.date.today()}. Milliseconds, medians.\n")
     methods = list(dict.fromkeys(method for row in times.values() for method in row))

@@ -29,9 +29,17 @@ mod unfold;
 
 pub use backend::Gradient;
 pub use geometry::IntoSize;
+pub use pooling::adaptive::{
+    AdaptiveAvgPool, AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d, AdaptiveMaxPool,
+    AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d,
+};
 pub use pooling::average::{AvgPool, AvgPool1d, AvgPool2d, AvgPool3d};
 pub use pooling::choice::{Pooling, Pooling1d, Pooling2d, Pooling3d, PoolingMethod};
-pub use pooling::lip::{Lip, Lip1d, Lip2d, Lip3d};
+pub use pooling::learned::LearnedSoftPool;
+pub use pooling::lip::{
+    softmax_pool1d, softmax_pool1d_with_stride, softmax_pool2d, softmax_pool2d_with_stride,
+    softmax_pool3d, softmax_pool3d_with_stride, Lip, Lip1d, Lip2d, Lip3d,
+};
 pub use pooling::max::{MaxPool, MaxPool1d, MaxPool2d, MaxPool3d};
 pub use pooling::power::{LpPool, LpPool1d, LpPool2d, LpPool3d};
 pub use pooling::s3::{S3Pool, S3Pool1d, S3Pool2d, S3Pool3d};

@@ -1,39 +1,128 @@
-//! SoftPool as candle custom ops: the forward pass, and the backward pass that its `bwd` runs.
+//! Pooling as candle custom ops: the forward pass, and the backward pass that its `bwd` runs.
 
 #[cfg(feature = "cuda")]
 use crate::backend::cuda;
 #[cfg(feature = "metal")]
 use crate::backend::metal;
-use crate::backend::{cpu, Gradient, Weighting};
+use crate::backend::{cpu, soft, Gradient, Method};
 use crate::geometry::Geometry;
 use candle_core::{
-    bail, CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, MetalStorage, Result, Shape,
-    Tensor,
+    bail, CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, MetalStorage, Result,
+    Shape, Tensor,
 };
 
-/// `y = Σ softmax(β·x)·x` in every window.
-pub(crate) struct SoftPoolOp {
+/// Pooling of activations; with logits, an op of both.
+#[derive(Clone, Copy)]
+pub(crate) struct Pool {
     pub geometry: Geometry,
-    pub weighting: Weighting,
+    pub method: Method,
     pub gradient: Gradient,
 }
 
-/// The gradient of `x` from `x` and that of `y`.
-struct SoftPoolBackward {
-    geometry: Geometry,
-    weighting: Weighting,
-    gradient: Gradient,
+/// The gradient of the activations from them and that of the output.
+///
+/// With logits, from both and that of the output: a tensor with one more dimension in front, which holds the gradient of
+/// the activations and then that of the logits.
+struct Backward(Pool);
+
+/// The index in its plane of the largest activation of each window, in u32.
+struct Places(Geometry);
+
+impl CustomOp1 for Places {
+    fn name(&self) -> &'static str {
+        "pool-places"
+    }
+
+    fn cpu_fwd(&self, input: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let g = &self.0;
+        let places = match input {
+            CpuStorage::F16(x) => cpu::places(cpu::View::new(x, layout, g.rank), g)?,
+            CpuStorage::BF16(x) => cpu::places(cpu::View::new(x, layout, g.rank), g)?,
+            CpuStorage::F32(x) => cpu::places(cpu::View::new(x, layout, g.rank), g)?,
+            CpuStorage::F64(x) => cpu::places(cpu::View::new(x, layout, g.rank), g)?,
+            _ => bail!("pooling: expected a tensor of dtype f16, bf16, f32 or f64"),
+        };
+        Ok((CpuStorage::U32(places), g.output_shape(layout.shape())))
+    }
+}
+
+/// The index in its plane of the largest activation of each window: the first of several. On the CPU.
+pub(crate) fn places(xs: &Tensor, geometry: &Geometry) -> Result<Tensor> {
+    xs.apply_op1_no_bwd(&Places(*geometry))
+}
+
+impl Pool {
+    /// Pooling with its derivative as the gradient.
+    pub fn new(geometry: Geometry, method: Method) -> Self {
+        Self {
+            geometry,
+            method,
+            gradient: Gradient::Exact,
+        }
+    }
+
+    /// The pooled activations.
+    pub fn apply(self, xs: &Tensor) -> Result<Tensor> {
+        xs.apply_op1(self)
+    }
+
+    /// The pooled activations, weighted by logits of their shape.
+    pub fn apply_with(self, xs: &Tensor, logits: &Tensor) -> Result<Tensor> {
+        xs.apply_op2(logits, self)
+    }
+
+    /// The gradient of the activations: the backward kernel alone.
+    pub fn backward(self, xs: &Tensor, grad: &Tensor) -> Result<Tensor> {
+        xs.apply_op2_no_bwd(grad, &Backward(self))
+    }
+}
+
+/// The choice between the two sets of kernels on the CPU.
+impl Pool {
+    fn forward_on_cpu<T: cpu::Element + soft::Element>(
+        &self,
+        x: &[T],
+        layout: &Layout,
+    ) -> Result<Vec<T>> {
+        let g = &self.geometry;
+        match self.method {
+            Method::SoftPool(w) if soft::serves_forward::<T>(g, w) => {
+                soft::forward(soft::View::new(x, layout, g.rank), g, w)
+            }
+            method => cpu::forward(cpu::View::new(x, layout, g.rank).into(), g, method),
+        }
+    }
+
+    fn backward_on_cpu<T: cpu::Element + soft::Element>(
+        &self,
+        (x, layout): (&[T], &Layout),
+        (grad, of_grad): (&[T], &Layout),
+    ) -> Result<Vec<T>> {
+        let g = &self.geometry;
+        match self.method {
+            Method::SoftPool(w) if soft::serves_backward::<T>(g, w) => {
+                let x = soft::View::new(x, layout, g.rank);
+                let grad = soft::View::new(grad, of_grad, g.rank);
+                soft::backward(x, grad, g, w, self.gradient)
+            }
+            method => {
+                let x = cpu::View::new(x, layout, g.rank);
+                let grad = cpu::View::new(grad, of_grad, g.rank);
+                cpu::backward(x.into(), grad, g, method, self.gradient)
+            }
+        }
+    }
 }
 
 /// Runs `$body` with the storages' cells as slices of the element type that they share.
 macro_rules! dispatch {
-    ($name:literal, ($($storage:ident),+), $body:expr) => {
+    (($($storage:ident),+), $body:expr) => {
         match ($($storage,)+) {
             dispatch!(@pattern F16 ($($storage),+)) => CpuStorage::F16($body),
             dispatch!(@pattern BF16 ($($storage),+)) => CpuStorage::BF16($body),
             dispatch!(@pattern F32 ($($storage),+)) => CpuStorage::F32($body),
             dispatch!(@pattern F64 ($($storage),+)) => CpuStorage::F64($body),
-            _ => bail!(concat!($name, ": expected tensors of one dtype out of f16, bf16, f32, f64")),
+            _ => bail!("pooling: expected tensors of one dtype out of f16, bf16, f32, f64"),
         }
     };
     (@pattern $dtype:ident ($($storage:ident),+)) => { ($(CpuStorage::$dtype($storage),)+) };
@@ -41,33 +130,40 @@ macro_rules! dispatch {
 
 #[cfg(not(feature = "cuda"))]
 fn no_cuda<T>() -> Result<T> {
-    bail!("SoftPool on a CUDA device: candle-softpool was built without its feature `cuda`")
+    bail!("pooling on a CUDA device: candle-softpool was built without its feature `cuda`")
 }
 
 #[cfg(not(feature = "metal"))]
 fn no_metal<T>() -> Result<T> {
-    bail!("SoftPool on a Metal device: candle-softpool was built without its feature `metal`")
+    bail!("pooling on a Metal device: candle-softpool was built without its feature `metal`")
 }
 
-impl CustomOp1 for SoftPoolOp {
+/// What the GPU kernels are told; they pool softly only.
+#[cfg(any(feature = "cuda", feature = "metal"))]
+impl Pool {
+    fn weighting(&self) -> Result<crate::backend::Weighting> {
+        match self.method {
+            Method::SoftPool(weighting) => Ok(weighting),
+            method => bail!("pooling on a GPU: no kernel for {method:?} yet"),
+        }
+    }
+}
+
+impl CustomOp1 for Pool {
     fn name(&self) -> &'static str {
-        "soft-pool"
+        "pool"
     }
 
     fn cpu_fwd(&self, input: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (g, w) = (&self.geometry, self.weighting);
-        let output = dispatch!(
-            "soft-pool",
-            (input),
-            cpu::forward(cpu::View::new(input, layout, g.rank), g, w)?
-        );
+        let g = &self.geometry;
+        let output = dispatch!((input), self.forward_on_cpu(input, layout)?);
         Ok((output, g.output_shape(layout.shape())))
     }
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, input: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let (g, w) = (&self.geometry, self.weighting);
-        let output = cuda::forward(input, layout, g, w)?;
+        let g = &self.geometry;
+        let output = cuda::forward(input, layout, g, self.weighting()?)?;
         Ok((output, g.output_shape(layout.shape())))
     }
 
@@ -78,8 +174,8 @@ impl CustomOp1 for SoftPoolOp {
 
     #[cfg(feature = "metal")]
     fn metal_fwd(&self, input: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
-        let (g, w) = (&self.geometry, self.weighting);
-        let output = metal::forward(input, layout, g, w)?;
+        let g = &self.geometry;
+        let output = metal::forward(input, layout, g, self.weighting()?)?;
         Ok((output, g.output_shape(layout.shape())))
     }
 
@@ -88,19 +184,49 @@ impl CustomOp1 for SoftPoolOp {
         no_metal()
     }
 
-    fn bwd(&self, arg: &Tensor, _res: &Tensor, grad_res: &Tensor) -> Result<Option<Tensor>> {
-        let backward = SoftPoolBackward {
-            geometry: self.geometry,
-            weighting: self.weighting,
-            gradient: self.gradient,
-        };
-        arg.apply_op2_no_bwd(grad_res, &backward).map(Some)
+    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        self.backward(xs, grad).map(Some)
     }
 }
 
-impl CustomOp2 for SoftPoolBackward {
+impl CustomOp2 for Pool {
     fn name(&self) -> &'static str {
-        "soft-pool-backward"
+        "pool-with-logits"
+    }
+
+    fn cpu_fwd(
+        &self,
+        input: &CpuStorage,
+        layout: &Layout,
+        logits: &CpuStorage,
+        of_logits: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let g = &self.geometry;
+        let output = dispatch!((input, logits), {
+            let input = cpu::Input {
+                x: cpu::View::new(input, layout, g.rank),
+                logits: Some(cpu::View::new(logits, of_logits, g.rank)),
+            };
+            cpu::forward(input, g, self.method)?
+        });
+        Ok((output, g.output_shape(layout.shape())))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        logits: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let both = xs.apply_op3_no_bwd(logits, grad, &Backward(*self))?;
+        Ok((Some(both.get(0)?), Some(both.get(1)?)))
+    }
+}
+
+impl CustomOp2 for Backward {
+    fn name(&self) -> &'static str {
+        "pool-backward"
     }
 
     fn cpu_fwd(
@@ -108,15 +234,12 @@ impl CustomOp2 for SoftPoolBackward {
         input: &CpuStorage,
         layout: &Layout,
         grad: &CpuStorage,
-        grad_layout: &Layout,
+        of_grad: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (g, w) = (&self.geometry, self.weighting);
-        let output = dispatch!("soft-pool-backward", (input, grad), {
-            let input = cpu::View::new(input, layout, g.rank);
-            let grad = cpu::View::new(grad, grad_layout, g.rank);
-            cpu::backward(input, grad, g, w, self.gradient)?
+        let cells = dispatch!((input, grad), {
+            self.0.backward_on_cpu((input, layout), (grad, of_grad))?
         });
-        Ok((output, layout.shape().clone()))
+        Ok((cells, layout.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]
@@ -125,10 +248,10 @@ impl CustomOp2 for SoftPoolBackward {
         input: &CudaStorage,
         layout: &Layout,
         grad: &CudaStorage,
-        grad_layout: &Layout,
+        of_grad: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        let (g, w) = (&self.geometry, self.weighting);
-        let output = cuda::backward(input, layout, grad, grad_layout, g, w, self.gradient)?;
+        let (g, w) = (&self.0.geometry, self.0.weighting()?);
+        let output = cuda::backward(input, layout, grad, of_grad, g, w, self.0.gradient)?;
         Ok((output, layout.shape().clone()))
     }
 
@@ -149,10 +272,10 @@ impl CustomOp2 for SoftPoolBackward {
         input: &MetalStorage,
         layout: &Layout,
         grad: &MetalStorage,
-        grad_layout: &Layout,
+        of_grad: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
-        let (g, w) = (&self.geometry, self.weighting);
-        let output = metal::backward(input, layout, grad, grad_layout, g, w, self.gradient)?;
+        let (g, w) = (&self.0.geometry, self.0.weighting()?);
+        let output = metal::backward(input, layout, grad, of_grad, g, w, self.0.gradient)?;
         Ok((output, layout.shape().clone()))
     }
 
@@ -165,5 +288,38 @@ impl CustomOp2 for SoftPoolBackward {
         _: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
         no_metal()
+    }
+}
+
+impl CustomOp3 for Backward {
+    fn name(&self) -> &'static str {
+        "pool-with-logits-backward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        input: &CpuStorage,
+        layout: &Layout,
+        logits: &CpuStorage,
+        of_logits: &Layout,
+        grad: &CpuStorage,
+        of_grad: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let Pool {
+            geometry: g,
+            method,
+            gradient,
+        } = &self.0;
+        let output = dispatch!((input, logits, grad), {
+            let input = cpu::Input {
+                x: cpu::View::new(input, layout, g.rank),
+                logits: Some(cpu::View::new(logits, of_logits, g.rank)),
+            };
+            let grad = cpu::View::new(grad, of_grad, g.rank);
+            cpu::backward(input, grad, g, *method, *gradient)?
+        });
+        let mut dims = vec![2];
+        dims.extend(layout.dims());
+        Ok((output, Shape::from(dims)))
     }
 }

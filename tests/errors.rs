@@ -176,7 +176,7 @@ fn an_output_too_large() {
     }
     assert_error(
         AdaptiveSoftPool1d::new(1 << 50).forward(&zeros(&[1, 8])),
-        "SoftPool: no memory for 1 planes of 1125899906842624 cells",
+        "pooling: no memory for 1 planes of 1125899906842624 cells",
     );
 }
 

@@ -218,7 +218,8 @@ fn incoming_gradients_in_any_layout() -> Result<()> {
     let run = |grad: &[f64], layout: &Layout| {
         let input = backend::cpu::View::new(&x, &input, 2);
         let grad = backend::cpu::View::new(grad, layout, 2);
-        backend::cpu::backward(input, grad, &geometry, weighting, Gradient::Exact)
+        let method = backend::Method::SoftPool(weighting);
+        backend::cpu::backward(input.into(), grad, &geometry, method, Gradient::Exact)
     };
     let base = |shape: [usize; 4]| Tensor::from_vec(normal(2, 120), &shape, &Device::Cpu);
     let one_channel = base([2, 5, 3, 4])?.get(1)?;

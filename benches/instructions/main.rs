@@ -61,7 +61,7 @@ fn main() -> Result<()> {
         .num_threads(1)
         .use_current_thread()
         .build_global()?;
-    let arch = format!("{:?}", pulp::Arch::new());
+    let arch = format!("{:?}", candle_softpool::backend::cpu::Arch::best());
     println!("{}", arch.split('(').next().unwrap_or_default());
     let shape = (1, 8, 56, 56);
     let cells = 8 * 56 * 56;

@@ -2,7 +2,7 @@
 
 use crate::cases::Case;
 use candle_core::{DType, Device, Module, Result, Storage, Tensor, Var};
-use candle_softpool::backend::{cpu, Weighting};
+use candle_softpool::backend::{cpu, Method, Weighting};
 use candle_softpool::geometry::{Axis, Geometry};
 use candle_softpool::{Gradient, Implementation, SoftPool1d, SoftPool2d, SoftPool3d};
 use half::{bf16, f16};
@@ -269,7 +269,13 @@ fn kernel<T: cpu::Element>(xs: &Tensor, case: &Case, gradient: Gradient) -> Resu
         };
         let x = cpu::View::new(x.as_slice::<T>()?, x_layout, geometry.rank);
         let g = cpu::View::new(g.as_slice::<T>()?, g_layout, geometry.rank);
-        let gradient = cpu::backward(x, g, &geometry, weighting, gradient)?;
+        let gradient = cpu::backward(
+            x.into(),
+            g,
+            &geometry,
+            Method::SoftPool(weighting),
+            gradient,
+        )?;
         Ok(vec![Tensor::from_vec(gradient, xs.shape(), xs.device())?])
     }))
 }

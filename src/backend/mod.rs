@@ -1,12 +1,14 @@
 //! The backends, twins of each other: each has `forward` and `backward` over slices or buffers and a geometry.
 
 pub mod cpu;
+
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(feature = "metal")]
 pub mod metal;
 pub mod params;
 pub mod plan;
+pub mod soft;
 
 /// What a kernel is told besides the geometry.
 #[doc(hidden)]
@@ -16,6 +18,34 @@ pub struct Weighting {
     pub beta: f64,
     /// Replace NaN by zero and infinities by the dtype's largest finite values, as `torch.nan_to_num` does.
     pub nan_to_num: bool,
+}
+
+/// A pooling method, as backends are told of it.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Method {
+    /// `Σ softmax(β·x)·x`.
+    SoftPool(Weighting),
+    /// `Σ softmax(z)·x` with logits `z` of their own.
+    Logits,
+    /// `Σx / n`.
+    Average {
+        /// Whether padded cells are zeros that count.
+        count_include_pad: bool,
+    },
+    /// `(Σ|x|^p / n)^(1/p)`.
+    Power {
+        /// Above 0.
+        p: f64,
+        /// Without the `n`.
+        sum: bool,
+        /// Whether padded cells are zeros that count.
+        count_include_pad: bool,
+    },
+    /// `Σ w·x / Σ w` with the positive activations as weights.
+    Weighted,
+    /// The largest activation; the gradient goes to the first of them.
+    Maximum,
 }
 
 /// Which derivative the backward pass computes.

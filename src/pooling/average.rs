@@ -1,7 +1,9 @@
 //! Average pooling, differentiable at every window.
 
 use super::{compute_dtype, sliding_methods, Sliding};
+use crate::backend::Method;
 use crate::geometry::{Axis, Geometry, IntoSize};
+use crate::op::Pool;
 use crate::unfold::{select, unfold_axis};
 use candle_core::{Module, Result, Tensor};
 
@@ -65,6 +67,10 @@ impl<const D: usize> AvgPool<D> {
 impl<const D: usize> Module for AvgPool<D> {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let geometry = self.windows.geometry(Self::NAME, xs)?;
+        if xs.device().is_cpu() {
+            let count_include_pad = self.count_include_pad;
+            return Pool::new(geometry, Method::Average { count_include_pad }).apply(xs);
+        }
         let dtype = compute_dtype(Self::NAME, xs)?;
         let ys = avg_pool(&geometry, &xs.to_dtype(dtype)?, self.count_include_pad)?;
         ys.to_dtype(xs.dtype())

@@ -2,10 +2,14 @@
 
 use super::average::sum_pool;
 use super::{compute_dtype, sliding_methods, Sliding};
+use crate::backend::Method;
 use crate::geometry::{Geometry, IntoSize};
+use crate::op::Pool;
 use crate::unfold::unfold;
 use candle_core::{bail, DType, Module, Result, Tensor, D as Dim};
 use candle_nn::{Init, VarBuilder};
+use std::fmt;
+use std::sync::Arc;
 
 /// Local importance pooling over `D` dimensions (Gao, Wang, Wu, "LIP: local importance-based pooling", ICCV 2019,
 /// [arXiv 1908.04156](https://arxiv.org/abs/1908.04156)): `y = Σ softmax(z)·x` in each window, with logits `z = G(x)`.
@@ -44,7 +48,23 @@ use candle_nn::{Init, VarBuilder};
 #[derive(Clone, Debug)]
 pub struct Lip<const D: usize> {
     windows: Sliding<D>,
-    logits: Option<LogitModule<D>>,
+    logits: Option<Logits<D>>,
+}
+
+/// Where a layer's logits come from.
+#[derive(Clone)]
+enum Logits<const D: usize> {
+    Learned(LogitModule<D>),
+    Of(Arc<dyn Module + Send + Sync>),
+}
+
+impl<const D: usize> fmt::Debug for Logits<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Learned(module) => module.fmt(f),
+            Self::Of(_) => f.write_str("a module of the user's"),
+        }
+    }
 }
 
 /// [`Lip`] of `(N, C, L)`.
@@ -68,8 +88,27 @@ impl<const D: usize> Lip<D> {
     /// With the paper's logit module, its variables named as in the authors' checkpoints: `logit.conv.weight`
     /// `(C, C, 3…)`, `logit.bn.weight` and `logit.bn.bias` `(C)`.
     pub fn learned(mut self, channels: usize, vb: VarBuilder) -> Result<Self> {
-        self.logits = Some(LogitModule::new(channels, vb.pp("logit"))?);
+        let module = LogitModule::new(channels, vb.pp("logit"))?;
+        self.logits = Some(Logits::Learned(module));
         Ok(self)
+    }
+
+    /// With logits that a module gives of the input, of its shape or of a single channel for all.
+    ///
+    /// A linear map begun at twice the identity is Enformer's attention pooling.
+    ///
+    /// ```
+    /// use candle_core::{Device, Module, Tensor};
+    /// use candle_softpool::Lip2d;
+    ///
+    /// let pool = Lip2d::new(2).logits(candle_nn::func(|xs| xs * 2.0));
+    /// let xs = Tensor::randn(0f32, 1., (2, 16, 28, 28), &Device::Cpu)?;
+    /// assert_eq!(xs.apply(&pool)?.dims(), [2, 16, 14, 14]);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    pub fn logits(mut self, module: impl Module + Send + Sync + 'static) -> Self {
+        self.logits = Some(Logits::Of(Arc::new(module)));
+        self
     }
 
     sliding_methods!("They take no part, neither in the weights nor in the sum.");
@@ -89,23 +128,19 @@ impl<const D: usize> Lip<D> {
             );
         }
         compute_dtype(Self::NAME, logits)?;
-        let output = geometry.output_shape(xs.shape());
-        if output.elem_count() == 0 {
-            return Tensor::zeros(output, xs.dtype(), xs.device());
-        }
-        let dtype = compute_dtype(Self::NAME, xs)?;
-        let (wide, logits) = (xs.to_dtype(dtype)?, logits.to_dtype(dtype)?);
-        softmax_pool(&geometry, &wide, &logits)?.to_dtype(xs.dtype())
+        weigh(Self::NAME, &geometry, xs, logits)
     }
 }
 
 impl<const D: usize> Module for Lip<D> {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let Some(module) = &self.logits else {
-            bail!(
-                "{}: has no logit module: give it one with `learned(channels, vb)`, or logits with `forward_with`",
+        let module = match &self.logits {
+            Some(Logits::Learned(module)) => module,
+            Some(Logits::Of(module)) => return self.forward_with(xs, &module.forward(xs)?),
+            None => bail!(
+                "{}: has no logit module: give it one with `learned(channels, vb)` or `logits(module)`, or logits with `forward_with`",
                 Self::NAME
-            );
+            ),
         };
         let geometry = self.windows.geometry(Self::NAME, xs)?;
         let channels = xs.dims()[xs.rank() - D - 1];
@@ -119,15 +154,43 @@ impl<const D: usize> Module for Lip<D> {
         }
         let output = geometry.output_shape(xs.shape());
         if output.elem_count() == 0 {
-            return Tensor::zeros(output, xs.dtype(), xs.device());
+            // Nothing to weigh, but a gradient of nothing.
+            return Pool::new(geometry, Method::Maximum).apply(xs);
         }
         let wide = xs.to_dtype(compute_dtype(Self::NAME, xs)?)?;
+        let logits = module.forward(&wide)?;
+        if xs.device().is_cpu() {
+            return weigh(Self::NAME, &geometry, &wide, &logits)?.to_dtype(xs.dtype());
+        }
         // Logits between 0 and 12 need no shift, so the sums go a dimension at a time.
-        let weights = module.forward(&wide)?.exp()?;
+        let weights = logits.exp()?;
         let total = sum_pool(&geometry, &weights)?;
         let ys = (sum_pool(&geometry, &(weights * wide)?)? / total)?;
         ys.to_dtype(xs.dtype())
     }
+}
+
+/// `Σ softmax(z)·x` in every window, with logits of the input's shape or of one channel for all, in any two dtypes.
+pub(crate) fn weigh(
+    layer: &str,
+    geometry: &Geometry,
+    xs: &Tensor,
+    logits: &Tensor,
+) -> Result<Tensor> {
+    let logits = logits.broadcast_as(xs.shape())?;
+    if xs.device().is_cpu() && xs.dtype() == logits.dtype() {
+        return Pool::new(*geometry, Method::Logits).apply_with(xs, &logits);
+    }
+    let dtype = match (compute_dtype(layer, xs)?, compute_dtype(layer, &logits)?) {
+        (DType::F32, DType::F32) => DType::F32,
+        _ => DType::F64,
+    };
+    let (wide, logits) = (xs.to_dtype(dtype)?, logits.to_dtype(dtype)?);
+    let ys = match xs.device().is_cpu() || xs.elem_count() == 0 {
+        true => Pool::new(*geometry, Method::Logits).apply_with(&wide, &logits)?,
+        false => softmax_pool(geometry, &wide, &logits)?,
+    };
+    ys.to_dtype(xs.dtype())
 }
 
 /// `Σ softmax(z)·x` in every window, shifted by its largest logit.
@@ -226,4 +289,106 @@ impl<const D: usize> Module for LogitModule<D> {
             .broadcast_add(&column(&self.bias, xs.dtype())?)?;
         (candle_nn::ops::sigmoid(&maps)? * Self::GATE)?.reshape(xs.shape())
     }
+}
+
+/// Softmax pooling of `(N, C, L)` or `(C, L)` with logits of their own: `y = Σ softmax(z)·x` in windows side by side; see [`Lip`].
+///
+/// Logits have the input's shape, or one channel for all; −∞ masks a cell. Gradients are exact, for both.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+///
+/// let xs = Tensor::zeros((1, 2, 8), DType::F32, &Device::Cpu)?;
+/// let logits = xs.ones_like()?;
+/// assert_eq!(candle_softpool::softmax_pool1d(&xs, &logits, 2)?.dims(), [1, 2, 4]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn softmax_pool1d(xs: &Tensor, logits: &Tensor, kernel: impl IntoSize<1>) -> Result<Tensor> {
+    Lip1d::new(kernel).forward_with(xs, logits)
+}
+
+/// [`softmax_pool1d`] with a stride of its own.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+///
+/// let xs = Tensor::zeros((1, 2, 8), DType::F32, &Device::Cpu)?;
+/// assert_eq!(candle_softpool::softmax_pool1d_with_stride(&xs, &xs, 3, 1)?.dims(), [1, 2, 6]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn softmax_pool1d_with_stride(
+    xs: &Tensor,
+    logits: &Tensor,
+    kernel: impl IntoSize<1>,
+    stride: impl IntoSize<1>,
+) -> Result<Tensor> {
+    Lip1d::new(kernel).stride(stride).forward_with(xs, logits)
+}
+
+/// Softmax pooling of `(N, C, H, W)` or `(C, H, W)` with logits of their own: `y = Σ softmax(z)·x` in windows side by side; see [`Lip`].
+///
+/// Logits have the input's shape, or one channel for all; −∞ masks a cell. Gradients are exact, for both.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+///
+/// let xs = Tensor::zeros((1, 2, 8, 6), DType::F32, &Device::Cpu)?;
+/// let logits = xs.ones_like()?;
+/// assert_eq!(candle_softpool::softmax_pool2d(&xs, &logits, 2)?.dims(), [1, 2, 4, 3]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn softmax_pool2d(xs: &Tensor, logits: &Tensor, kernel: impl IntoSize<2>) -> Result<Tensor> {
+    Lip2d::new(kernel).forward_with(xs, logits)
+}
+
+/// [`softmax_pool2d`] with a stride of its own.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+///
+/// let xs = Tensor::zeros((1, 2, 8, 6), DType::F32, &Device::Cpu)?;
+/// assert_eq!(candle_softpool::softmax_pool2d_with_stride(&xs, &xs, 3, 1)?.dims(), [1, 2, 6, 4]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn softmax_pool2d_with_stride(
+    xs: &Tensor,
+    logits: &Tensor,
+    kernel: impl IntoSize<2>,
+    stride: impl IntoSize<2>,
+) -> Result<Tensor> {
+    Lip2d::new(kernel).stride(stride).forward_with(xs, logits)
+}
+
+/// Softmax pooling of `(N, C, D, H, W)` or `(C, D, H, W)` with logits of their own: `y = Σ softmax(z)·x` in windows side by side; see [`Lip`].
+///
+/// Logits have the input's shape, or one channel for all; −∞ masks a cell. Gradients are exact, for both.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+///
+/// let xs = Tensor::zeros((1, 2, 4, 8, 6), DType::F32, &Device::Cpu)?;
+/// let logits = xs.ones_like()?;
+/// assert_eq!(candle_softpool::softmax_pool3d(&xs, &logits, 2)?.dims(), [1, 2, 2, 4, 3]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn softmax_pool3d(xs: &Tensor, logits: &Tensor, kernel: impl IntoSize<3>) -> Result<Tensor> {
+    Lip3d::new(kernel).forward_with(xs, logits)
+}
+
+/// [`softmax_pool3d`] with a stride of its own.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+///
+/// let xs = Tensor::zeros((1, 2, 4, 8, 6), DType::F32, &Device::Cpu)?;
+/// assert_eq!(candle_softpool::softmax_pool3d_with_stride(&xs, &xs, 3, 1)?.dims(), [1, 2, 2, 6, 4]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn softmax_pool3d_with_stride(
+    xs: &Tensor,
+    logits: &Tensor,
+    kernel: impl IntoSize<3>,
+    stride: impl IntoSize<3>,
+) -> Result<Tensor> {
+    Lip3d::new(kernel).stride(stride).forward_with(xs, logits)
 }

@@ -1,7 +1,9 @@
 //! Max pooling, differentiable at every window.
 
 use super::{sliding_methods, Sliding};
+use crate::backend::Method;
 use crate::geometry::{Geometry, IntoSize};
+use crate::op::{self, Pool};
 use crate::unfold::{select, unfold_axis};
 use candle_core::{bail, Module, Result, Tensor, D as Dim};
 
@@ -52,12 +54,41 @@ impl<const D: usize> MaxPool<D> {
     }
 
     sliding_methods!("They are `−inf`: never the maximum.");
+
+    /// The maxima, and where they are: indices into their input's plane in row-major order, in u32.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candle_softpool::MaxPool1d;
+    ///
+    /// let xs = Tensor::new(&[[[1f32, 5., 2., 7.]]], &Device::Cpu)?;
+    /// let (ys, places) = MaxPool1d::new(2).forward_with_indices(&xs)?;
+    /// assert_eq!(ys.to_vec3::<f32>()?, [[[5.0, 7.0]]]);
+    /// assert_eq!(places.to_vec3::<u32>()?, [[[1, 3]]]);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of `forward`.
+    pub fn forward_with_indices(&self, xs: &Tensor) -> Result<(Tensor, Tensor)> {
+        let geometry = self.windows.geometry(Self::NAME, xs)?;
+        Ok((max_pool(Self::NAME, &geometry, xs)?, places(&geometry, xs)?))
+    }
 }
 
 impl<const D: usize> Module for MaxPool<D> {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let geometry = self.windows.geometry(Self::NAME, xs)?;
         max_pool(Self::NAME, &geometry, xs)
+    }
+}
+
+/// Where the largest cells of the windows are, in their plane.
+pub(crate) fn places(geometry: &Geometry, xs: &Tensor) -> Result<Tensor> {
+    match xs.device().is_cpu() || xs.elem_count() == 0 {
+        true => op::places(xs, geometry),
+        false => argmax(geometry, xs),
     }
 }
 
@@ -68,6 +99,9 @@ pub(crate) fn max_pool(layer: &str, geometry: &Geometry, xs: &Tensor) -> Result<
             "{layer}: input of shape {:?} has planes of 2^32 cells or more",
             xs.dims()
         );
+    }
+    if xs.device().is_cpu() {
+        return Pool::new(*geometry, Method::Maximum).apply(xs);
     }
     let output = geometry.output_shape(xs.shape());
     if output.elem_count() == 0 {

@@ -1,7 +1,9 @@
 //! The pooling layers, a file each.
 
+pub mod adaptive;
 pub mod average;
 pub mod choice;
+pub mod learned;
 pub mod lip;
 pub mod max;
 pub mod power;

@@ -2,7 +2,9 @@
 
 use super::average::{avg_pool, sum_pool};
 use super::{compute_dtype, sliding_methods, Sliding};
+use crate::backend::Method;
 use crate::geometry::IntoSize;
+use crate::op::Pool;
 use crate::unfold::select;
 use candle_core::{bail, Module, Result, Tensor};
 
@@ -88,6 +90,22 @@ impl<const D: usize> Module for LpPool<D> {
             bail!("{}: p is {p}, expected a finite number above 0", Self::NAME);
         }
         let geometry = self.windows.geometry(Self::NAME, xs)?;
+        if xs.device().is_cpu() {
+            let &Self {
+                sum,
+                count_include_pad,
+                ..
+            } = self;
+            return Pool::new(
+                geometry,
+                Method::Power {
+                    p,
+                    sum,
+                    count_include_pad,
+                },
+            )
+            .apply(xs);
+        }
         let wide = xs.to_dtype(compute_dtype(Self::NAME, xs)?)?;
         let powers = if p == 2.0 {
             wide.sqr()?

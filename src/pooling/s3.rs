@@ -4,7 +4,9 @@ use super::average::avg_pool;
 use super::max::max_pool;
 use super::random::Draws;
 use super::{compute_dtype, sliding_methods, Sliding};
+use crate::backend::Method;
 use crate::geometry::{Axis, IntoSize};
+use crate::op::Pool;
 use candle_core::{bail, ModuleT, Result, Tensor};
 use rand_chacha::{rand_core::RngCore, ChaCha8Rng};
 
@@ -110,6 +112,10 @@ impl<const D: usize> ModuleT for S3Pool<D> {
         }
         let peaks = max_pool(Self::NAME, &dense, xs)?;
         if !train {
+            if xs.device().is_cpu() {
+                let count_include_pad = false;
+                return Pool::new(sparse, Method::Average { count_include_pad }).apply(&peaks);
+            }
             let dtype = compute_dtype(Self::NAME, xs)?;
             return avg_pool(&sparse, &peaks.to_dtype(dtype)?, false)?.to_dtype(xs.dtype());
         }

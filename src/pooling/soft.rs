@@ -1,9 +1,10 @@
 //! SoftPool (Stergiou, Poppe, Kalliatakis, ICCV 2021, [arXiv 2101.00440](https://arxiv.org/abs/2101.00440)):
 //! each window's output is its softmax-weighted sum.
 
-use crate::backend::{Gradient, Weighting};
+use super::compute_dtype;
+use crate::backend::{Gradient, Method, Weighting};
 use crate::geometry::{Geometry, IntoSize, Windows};
-use crate::op::SoftPoolOp;
+use crate::op::Pool;
 use crate::unfold::{select, unfold};
 use candle_core::{bail, DType, Module, Result, Tensor, D as Dim};
 
@@ -117,7 +118,7 @@ macro_rules! settings_methods {
 }
 
 impl<const D: usize> SoftPool<D> {
-    const NAME: &'static str = ["SoftPool1d", "SoftPool2d", "SoftPool3d"][D - 1];
+    pub(super) const NAME: &'static str = ["SoftPool1d", "SoftPool2d", "SoftPool3d"][D - 1];
 
     /// Windows of this size, side by side: the stride is the kernel.
     pub fn new(kernel: impl IntoSize<D>) -> Self {
@@ -154,15 +155,63 @@ impl<const D: usize> SoftPool<D> {
     settings_methods!();
 }
 
-impl<const D: usize> Module for SoftPool<D> {
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let windows = Windows::Sliding {
+impl<const D: usize> SoftPool<D> {
+    fn windows(&self) -> Windows<D> {
+        Windows::Sliding {
             kernel: self.kernel,
             stride: self.stride,
             padding: self.padding,
             ceil_mode: self.ceil_mode,
-        };
-        pool(Self::NAME, &windows, &self.settings, xs)
+        }
+    }
+
+    /// The windows of an input, and the input's dtype checked.
+    pub(super) fn geometry(&self, xs: &Tensor) -> Result<Geometry> {
+        let geometry = Geometry::new(Self::NAME, &self.windows(), xs.dims())?;
+        compute_dtype(Self::NAME, xs)?;
+        Ok(geometry)
+    }
+
+    /// The gradient of `xs` from that of the output, of the output's shape and dtype: the fused backward kernel alone.
+    ///
+    /// For a training step by hand: candle's autograd adds each gradient to a tensor of zeros, which costs more than the
+    /// kernel does.
+    ///
+    /// ```
+    /// use candle_core::{Device, Module, Tensor};
+    /// use candle_softpool::SoftPool2d;
+    ///
+    /// let pool = SoftPool2d::new(2);
+    /// let xs = Tensor::randn(0f32, 1., (1, 3, 8, 8), &Device::Cpu)?;
+    /// let grad = xs.apply(&pool)?.ones_like()?;
+    /// assert_eq!(pool.backward(&xs, &grad)?.dims(), [1, 3, 8, 8]);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of `forward`, and a `grad` of another shape or dtype than the output.
+    pub fn backward(&self, xs: &Tensor, grad: &Tensor) -> Result<Tensor> {
+        check_beta(Self::NAME, self.settings.beta)?;
+        let geometry = self.geometry(xs)?;
+        let output = geometry.output_shape(xs.shape());
+        if grad.shape() != &output || grad.dtype() != xs.dtype() {
+            bail!(
+                "{}: gradient of shape {:?} and dtype {:?}, expected those of the output: {:?}, {:?}",
+                Self::NAME,
+                grad.dims(),
+                grad.dtype(),
+                output.dims(),
+                xs.dtype()
+            );
+        }
+        self.settings.op(geometry).backward(xs, grad)
+    }
+}
+
+impl<const D: usize> Module for SoftPool<D> {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        pool(Self::NAME, &self.windows(), &self.settings, xs)
     }
 }
 
@@ -219,6 +268,30 @@ impl<const D: usize> Module for AdaptiveSoftPool<D> {
     }
 }
 
+impl Settings {
+    fn op(&self, geometry: Geometry) -> Pool {
+        let &Self {
+            beta,
+            nan_to_num,
+            gradient,
+            ..
+        } = self;
+        let method = Method::SoftPool(Weighting { beta, nan_to_num });
+        Pool {
+            geometry,
+            method,
+            gradient,
+        }
+    }
+}
+
+fn check_beta(layer: &str, beta: f64) -> Result<()> {
+    if !beta.is_finite() {
+        bail!("{layer}: beta is {beta}, expected a finite number");
+    }
+    Ok(())
+}
+
 fn pool<const D: usize>(
     layer: &str,
     windows: &Windows<D>,
@@ -231,25 +304,12 @@ fn pool<const D: usize>(
         nan_to_num,
         implementation,
     } = settings;
-    if !beta.is_finite() {
-        bail!("{layer}: beta is {beta}, expected a finite number");
-    }
+    check_beta(layer, beta)?;
     let geometry = Geometry::new(layer, windows, xs.dims())?;
-    match xs.dtype() {
-        DType::F16 | DType::BF16 | DType::F32 | DType::F64 => {}
-        dtype => bail!("{layer}: input of dtype {dtype:?}, expected F16, BF16, F32 or F64"),
-    }
+    let wide = compute_dtype(layer, xs)?;
     match implementation {
-        Implementation::Fused => xs.apply_op1(SoftPoolOp {
-            geometry,
-            weighting: Weighting { beta, nan_to_num },
-            gradient,
-        }),
+        Implementation::Fused => settings.op(geometry).apply(xs),
         Implementation::Composed => {
-            let wide = match xs.dtype() {
-                DType::F64 => DType::F64,
-                _ => DType::F32,
-            };
             // Rounded to the input's dtype first: what is infinite there must be replaced there.
             let ys =
                 composed(&xs.to_dtype(wide)?, &geometry, beta, gradient)?.to_dtype(xs.dtype())?;
@@ -279,9 +339,12 @@ fn composed(xs: &Tensor, geometry: &Geometry, beta: f64, gradient: Gradient) -> 
     // Infinite cells are left out here and decide the output below; NaN is not infinite and stays.
     let cells = windows.filled(f64::INFINITY)?;
     let finite = cells.abs()?.ne(f64::INFINITY)?;
-    let cells = select(&finite, &cells, 0.0)?;
     let infinite = peak.abs()?.eq(f64::INFINITY)?;
-    let shift = select(&infinite.eq(0u8)?, &peak, 0.0)?;
+    let shift = select(&finite, &cells, f64::NEG_INFINITY)?
+        .max_keepdim(Dim::Minus1)?
+        .detach();
+    let shift = select(&shift.abs()?.ne(f64::INFINITY)?, &shift, 0.0)?;
+    let cells = select(&finite, &cells, 0.0)?;
 
     let weights = (cells.broadcast_sub(&shift)? * beta)?.exp()?;
     let weights = select(&finite, &weights, 0.0)?;

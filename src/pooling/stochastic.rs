@@ -1,8 +1,11 @@
 //! Stochastic pooling.
 
+use super::max::places;
 use super::random::Draws;
 use super::{compute_dtype, sliding_methods, Sliding};
-use crate::geometry::IntoSize;
+use crate::backend::Method;
+use crate::geometry::{Geometry, IntoSize};
+use crate::op::Pool;
 use crate::unfold::{select, unfold};
 use candle_core::{DType, ModuleT, Result, Tensor, D as Dim};
 use rand_chacha::rand_core::RngCore;
@@ -77,6 +80,12 @@ impl<const D: usize> StochasticPool<D> {
 impl<const D: usize> ModuleT for StochasticPool<D> {
     fn forward_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
         let geometry = self.windows.geometry(Self::NAME, xs)?;
+        if xs.device().is_cpu() {
+            return match train {
+                true => drawn(&geometry, xs, &self.draws),
+                false => Pool::new(geometry, Method::Weighted).apply(xs),
+            };
+        }
         let output = geometry.output_shape(xs.shape());
         if output.elem_count() == 0 {
             return Tensor::zeros(output, xs.dtype(), xs.device());
@@ -107,6 +116,44 @@ impl<const D: usize> ModuleT for StochasticPool<D> {
         };
         ys.to_dtype(xs.dtype())
     }
+}
+
+/// A cell of each window, drawn by its activation: the first to arrive if cells come at rates of their activations.
+///
+/// Windows that share cells share those cells' times of arrival; each draws with the right odds.
+fn drawn(geometry: &Geometry, xs: &Tensor, draws: &Draws) -> Result<Tensor> {
+    let dtype = compute_dtype("stochastic pooling", xs)?;
+    let wide = xs.detach().to_dtype(dtype)?;
+    // Not `relu`, which would turn NaN into 0; without a positive activation all cells are equally likely.
+    let rates = (select(&wide.le(0.0)?.eq(0u8)?, &wide, 0.0)? + LEAST_RATE)?;
+    let times = Tensor::from_vec(times(draws, xs.elem_count()), xs.shape(), xs.device())?;
+    let keys = rates.log()?.sub(&times.to_dtype(dtype)?.log()?)?;
+    let places = places(geometry, &keys)?;
+    let lead = xs.rank() - geometry.rank;
+    let planes: usize = xs.dims()[..lead].iter().product();
+    let output = geometry.output_shape(xs.shape());
+    if output.elem_count() == 0 {
+        return Pool::new(*geometry, Method::Maximum).apply(xs);
+    }
+    xs.reshape((planes, geometry.input_cells()))?
+        .contiguous()?
+        .gather(
+            &places.reshape((planes, geometry.output_cells()))?,
+            Dim::Minus1,
+        )?
+        .reshape(output)
+}
+
+/// The rate of cells that are not positive: nothing beside one that is.
+const LEAST_RATE: f64 = 1e-30;
+
+/// Exponential variates, one a cell.
+fn times(draws: &Draws, count: usize) -> Vec<f32> {
+    let mut rng = draws.next_pass();
+    let uniform = |bits: u32| (f64::from(bits) + 0.5) / f64::from(u32::MAX) / (1.0 + 1e-9);
+    (0..count)
+        .map(|_| -uniform(rng.next_u32()).ln() as f32)
+        .collect()
 }
 
 /// The positive parts of the cells, or `equal` weights in a window without any.

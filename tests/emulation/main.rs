@@ -10,7 +10,7 @@ mod rounding;
 use candle_core::{CpuStorage, DType, Layout, Storage, Tensor};
 use candle_softpool::backend::cpu::{self, Element, View};
 use candle_softpool::backend::plan::{self, Kernel, Plan};
-use candle_softpool::backend::Weighting;
+use candle_softpool::backend::Method;
 use candle_softpool::geometry::Geometry;
 use case::{case, tensor, Case, Values};
 use driver::{Buffer, Driver, Language};
@@ -106,16 +106,22 @@ impl Emulation {
                 let view = |cells, layout| View::new(cells, layout, g.rank);
                 let plan = plan::forward(case.dtype, x_layout, g, w).unwrap();
                 let ys = self.run(case, &plan, (x, x_layout), (&[], x_layout));
-                let expected = cpu::forward(view(x, x_layout), g, w).unwrap();
+                let expected =
+                    cpu::forward(view(x, x_layout).into(), g, Method::SoftPool(w)).unwrap();
                 let largest = largest(xs, g);
                 close("forward", &ys, &expected, |window| largest[window])?;
 
                 let plan =
                     plan::backward(case.dtype, x_layout, dy_layout, g, w, case.gradient).unwrap();
                 let dx = self.run(case, &plan, (x, x_layout), (dy, dy_layout));
-                let expected =
-                    cpu::backward(view(x, x_layout), view(dy, dy_layout), g, w, case.gradient)
-                        .unwrap();
+                let expected = cpu::backward(
+                    view(x, x_layout).into(),
+                    view(dy, dy_layout),
+                    g,
+                    Method::SoftPool(w),
+                    case.gradient,
+                )
+                .unwrap();
                 let scale = gradient_scale(case);
                 close("backward", &dx, &expected, |_| scale)
             })
@@ -243,11 +249,8 @@ fn largest(xs: &Tensor, geometry: &Geometry) -> Vec<f64> {
         .map(|x| if x.is_finite() { x.abs() } else { 0.0 })
         .collect();
     let layout = Layout::contiguous(xs.dims());
-    let maximum = Weighting {
-        beta: 1e60,
-        nan_to_num: false,
-    };
-    cpu::forward(View::new(&sizes, &layout, geometry.rank), geometry, maximum).unwrap()
+    let sizes = View::new(&sizes, &layout, geometry.rank);
+    cpu::forward(sizes.into(), geometry, Method::Maximum).unwrap()
 }
 
 /// Equal but for rounding: to the dtype, and in the arithmetic in units of a cell's `scale`.

@@ -1,336 +1,324 @@
-//! The gradient of a tile of the input: every window that reaches into it adds its part, in a fixed order.
+//! Gradients, band by band of the input: the windows of its cells are pooled again, and their terms spread.
 
-use super::block::{self, grow, Block, Temperature, Windows};
-use super::element::Element;
-use super::lanes::Lanes;
-use super::parts::{self, Part, Sizes};
-use super::passed::Passed;
-use super::tiles::{depths, pieces, spans};
-use super::view::{View, TOGETHER};
-use super::{direct, simd, Job};
-use crate::backend::Gradient;
-use crate::geometry::Geometry;
-use pulp::{Simd, WithSimd};
+use super::aligned::Aligned;
+use super::element::{Element, Narrow};
+use super::forward::{numbers, Pooling, Sums, Windows};
+use super::kernels::{Gradients, Terms};
+use super::plan::{Plan, Span};
+use super::rule::Window;
+use super::spread::{Spread, Spreading};
+use super::tiles::Band;
+use super::vector::{Real, MOST_LANES};
+use super::view::{Area, Gathered, View};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// The work on one tile.
-pub type Backward<'a, 'g, T> = Job<'a, T, Scratch<T>, Pass<'g, T>>;
-
-/// What is passed back, and how.
-#[derive(Clone, Copy)]
-pub struct Pass<'a, T> {
-    pub grad: View<'a, T>,
-    pub gradient: Gradient,
-}
-
-/// What tiles need besides their output; reused from tile to tile.
+/// What a thread needs besides the output; reused from band to band.
 #[derive(Default)]
 pub struct Scratch<T: Element> {
-    passed: Passed<T>,
-    block: Block<T>,
-    /// Cells of interleaved planes.
-    of_group: Vec<T>,
-    gathered: Vec<T>,
-    widened: Vec<T::Compute>,
-    /// The incoming gradient over the windows' totals.
-    share: Vec<T::Compute>,
-    /// The tile's gradient: phase after phase of row after row.
-    sums: Vec<T::Compute>,
-    /// A row of it.
-    row: Vec<T::Compute>,
+    sums: Sums<T>,
+    gathered: [Gathered<T>; 2],
+    of_grad: Gathered<T>,
+    /// Outputs or places of windows, NaN for those that do not hold.
+    values: Aligned<T::Compute>,
+    terms: [Aligned<T::Compute>; 2],
+    spreading: [Spreading<T::Compute>; 2],
+    /// Gradients of the cells of an area, and of their logits.
+    gradients: [Vec<T::Compute>; 2],
+    window: Window,
 }
 
-impl<T: Element> WithSimd for Backward<'_, '_, T> {
-    type Output = ();
+/// A backward pass.
+pub struct Backward<'a, T: Element> {
+    pub pooling: Pooling<'a, T>,
+    pub grad: View<'a, T>,
+    pub plan: Plan,
+}
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        match parts::covers(self.geometry) {
-            true => self.bands(simd),
-            false => Blocks(self).with_simd(simd),
-        }
+/// Cells whose gradients are made together.
+struct Tile {
+    planes: Range<usize>,
+    area: Area,
+}
+
+impl Tile {
+    /// From a row of gradients to the next: whole vectors.
+    fn pitch(&self) -> usize {
+        self.area.columns.len().next_multiple_of(MOST_LANES)
     }
-}
 
-/// A tile by its windows' blocks.
-struct Blocks<'a, 'g, T: Element>(Backward<'a, 'g, T>);
-
-impl<T: Element> WithSimd for Blocks<'_, '_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        if !self.0.vectorised(simd) {
-            self.0.direct();
-        }
+    /// Where a row of gradients begins, by position in the tile.
+    fn row(&self, plane: usize, depth: usize, row: usize) -> usize {
+        ((plane * self.area.depths.len() + depth) * self.area.rows.len() + row) * self.pitch()
     }
-}
 
-/// [`Passed::fill`], a function of its own, so that unoptimised builds need no large stack.
-struct Fill<'a, 'b, T: Element> {
-    passed: &'a mut Passed<T>,
-    of: (View<'b, T>, View<'b, T>, &'b Geometry),
-    how: (f64, Gradient),
-    part: &'a Part,
-    output: &'a mut [T],
-}
-
-impl<T: Element> WithSimd for Fill<'_, '_, T> {
-    type Output = bool;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> bool {
-        let passed = self.passed;
-        passed.fill(simd, self.of, self.how, self.part, self.output)
-    }
-}
-
-impl<T: Element> Backward<'_, '_, T> {
-    /// The tile, part after part.
-    #[inline(always)]
-    fn bands<S: Simd>(&mut self, simd: S) {
-        let Sizes {
-            planes,
-            depths: most,
+    /// Where the gradient of a cell is, if the tile has it.
+    fn place(&self, plane: usize, [d, h, w]: [usize; 3]) -> Option<usize> {
+        let Area {
+            depths,
             rows,
             columns,
-        } = parts::sizes(self.geometry, self.tile);
-        let (tile, cut) = (self.tile, self.cut);
-        let height = self.geometry.axes[1].input;
-        let whole = tile.rows.len() <= cut[0] && tile.columns.len() <= cut[1];
-        let planes = if whole { planes } else { 1 };
-        let interleaved = self.input.interleaved();
-        let group = match interleaved {
-            true => TOGETHER,
-            false => planes,
+        } = &self.area;
+        let inside = depths.contains(&d) && rows.contains(&h) && columns.contains(&w);
+        inside.then(|| self.row(plane, d - depths.start, h - rows.start) + w - columns.start)
+    }
+}
+
+impl<T: Element> Backward<'_, T> {
+    /// The gradients of some bands, of activations and of logits if there are some.
+    pub fn run(
+        &self,
+        scratch: &mut Scratch<T>,
+        bands: &[Band],
+        [mut of_x, mut of_z]: [&mut [MaybeUninit<T>]; 2],
+    ) {
+        for band in bands {
+            let (x, rest) = of_x.split_at_mut(band.cells());
+            let (z, rest_of_z) = of_z.split_at_mut(band.cells().min(of_z.len()));
+            (of_x, of_z) = (rest, rest_of_z);
+            let mut output = [x, z];
+            for start in band.rows.clone().step_by(self.plan.rows) {
+                let tile = Tile {
+                    planes: band.planes.clone(),
+                    area: Area {
+                        depths: band.depths.clone(),
+                        rows: start..band.rows.end.min(start + self.plan.rows),
+                        columns: band.columns.clone(),
+                    },
+                };
+                self.tile(scratch, &tile);
+                self.narrow(scratch, &tile, band, &mut output);
+            }
+        }
+    }
+
+    /// The gradients of a tile, in `scratch.gradients`.
+    fn tile(&self, scratch: &mut Scratch<T>, tile: &Tile) {
+        let [depth, height, width] = &self.pooling.geometry.axes;
+        let cells = tile.row(tile.planes.len(), 0, 0);
+        let outputs = if self.pooling.traits.logits { 2 } else { 1 };
+        for gradients in &mut scratch.gradients[..outputs] {
+            gradients.clear();
+            gradients.resize(cells + MOST_LANES, T::Compute::default());
+        }
+        let depths = Span::touching(depth, &tile.area.depths);
+        let rows = Span::touching(height, &tile.area.rows);
+        let columns = Span::touching(width, &tile.area.columns);
+        if depths.is_empty() || rows.is_empty() || columns.is_empty() {
+            return;
+        }
+        for depth in depths {
+            let windows = Windows {
+                planes: tile.planes.clone(),
+                depth,
+                rows: Span::new(height, rows.clone()),
+                across: Span::new(width, columns.clone()),
+            };
+            self.find_terms(scratch, &windows);
+            if self.pooling.traits.places {
+                self.scatter(scratch, tile, &windows);
+            } else {
+                self.spread(scratch, tile, &windows);
+            }
+            self.add_alone(scratch, tile, &windows);
+        }
+    }
+
+    /// Pools windows again for their terms, which are zero for those that do not hold.
+    fn find_terms(&self, scratch: &mut Scratch<T>, windows: &Windows) {
+        let Scratch {
+            sums,
+            of_grad,
+            values,
+            terms,
+            ..
+        } = scratch;
+        let places = windows.places();
+        values.grow(places);
+        for terms in terms.iter_mut() {
+            // Vectors may begin at the last window.
+            terms.grow(places + MOST_LANES);
+        }
+        let grads = &mut terms[0][..places];
+        grads.fill(T::Compute::default());
+        let area = Area {
+            depths: windows.depth..windows.depth + 1,
+            rows: windows.rows.windows.clone(),
+            columns: windows.across.windows.clone(),
         };
-        for planes_of in spans(&tile.planes, group) {
-            for [depths, rows] in
-                spans(&tile.rows, cut[0]).flat_map(|part| depths(&part, height, [most, rows]))
-            {
-                for columns in spans(&tile.columns, cut[1]).flat_map(|part| spans(&part, columns)) {
-                    let part = Part {
-                        planes: planes_of.clone(),
-                        depths: depths.clone(),
-                        rows: rows.clone(),
-                        columns,
-                    };
-                    match interleaved {
-                        true => self.gathered(simd, planes, &part),
-                        false => self.part(simd, self.input, &part),
+        for plane in windows.planes.clone() {
+            let patch = self.grad.patch(self.pooling.arch, plane, &area, of_grad);
+            for (i, row) in area.rows.clone().enumerate() {
+                grads[windows.line(plane, row)]
+                    .copy_from_slice(&patch.from(0, i, 0)[..area.columns.len()]);
+            }
+        }
+        self.pooling.sum(windows, sums);
+        let ([a, b], [first, second]) = (&sums.windows, terms);
+        self.pooling.kernels.terms(Terms {
+            sums: [&a[..places], &b[..places]],
+            values: &mut values[..places],
+            terms: [&mut first[..places], &mut second[..places]],
+        });
+    }
+
+    /// Gradients of cells that add up what their windows give.
+    fn spread(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
+        let Scratch {
+            sums,
+            gathered,
+            terms,
+            spreading,
+            gradients,
+            ..
+        } = scratch;
+        let Windows { rows, across, .. } = windows;
+        let pooling = &self.pooling;
+        let of_terms = pooling.traits.terms;
+        let area = windows.area(pooling.geometry);
+        let depths = overlap(&area.depths, &tile.area.depths);
+        let columns = overlap(&across.cells, &tile.area.columns);
+        let of_plane = rows.windows.len() * across.lanes();
+        let first = across.before + columns.start - across.cells.start;
+        for (i, plane) in windows.planes.clone().enumerate() {
+            let [x, z] = pooling.patches(plane, &area, gathered);
+            let spreads = [0, 1].map(|t| Spread {
+                rows,
+                across,
+                terms: &terms[t][i * of_plane..],
+            });
+            for (spread, spreading) in spreads.iter().zip(spreading.iter_mut()).take(of_terms) {
+                spread.begin(spreading);
+            }
+            for row in overlap(&area.rows, &tile.area.rows) {
+                for (spread, spreading) in spreads.iter().zip(spreading.iter_mut()).take(of_terms) {
+                    pooling.kernels.spread(spread, row, spreading);
+                }
+                for depth in depths.clone() {
+                    let (d, h, w) = (
+                        depth - area.depths.start,
+                        row - area.rows.start,
+                        columns.start - area.columns.start,
+                    );
+                    let to = tile
+                        .place(i, [depth, row, columns.start])
+                        .unwrap_or_default();
+                    let [of_x, of_z] = &mut *gradients;
+                    pooling.kernels.gradient(Gradients {
+                        count: columns.len(),
+                        x: x.from(d, h, w),
+                        z: z.from(d, h, w),
+                        shift: sums.shifts[i],
+                        terms: [0, 1].map(|t| spreading[t].cells.get(first..).unwrap_or_default()),
+                        to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
+                    });
+                }
+            }
+        }
+    }
+
+    /// Gradients of the cells that windows have chosen.
+    fn scatter(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
+        let Scratch {
+            values,
+            terms,
+            gradients,
+            ..
+        } = scratch;
+        let area = windows.area(self.pooling.geometry);
+        for (i, plane) in windows.planes.clone().enumerate() {
+            for row in windows.rows.windows.clone() {
+                let line = windows.line(plane, row);
+                for (place, g) in values[line.clone()].iter().zip(&terms[0][line]) {
+                    let place = place.to_f64();
+                    if place.is_nan() {
+                        continue;
+                    }
+                    let cell = area.cell(place as usize);
+                    if let Some(to) = tile.place(i, cell) {
+                        gradients[0][to] = gradients[0][to].add(*g);
                     }
                 }
             }
         }
     }
 
-    /// A part whose activations are brought together before, so many planes at a time.
-    #[inline(always)]
-    fn gathered<S: Simd>(&mut self, simd: S, planes: usize, part: &Part) {
-        let mut of_group = std::mem::take(&mut self.scratch.of_group);
-        let input = match part.cells(self.geometry) {
-            Some([depths, rows, columns]) => {
-                let cells = [&depths, &rows, &columns];
-                self.input.gather(simd, &part.planes, cells, &mut of_group)
-            }
-            None => self.input,
-        };
-        for planes in spans(&part.planes, planes) {
-            self.part(simd, input, &part.of(planes));
-        }
-        self.scratch.of_group = of_group;
-    }
-
-    /// A part, by its windows' blocks where bands' sums do not hold.
-    #[inline(always)]
-    fn part<S: Simd>(&mut self, simd: S, input: View<'_, T>, part: &Part) {
-        if self.fill(simd, input, part) {
-            return;
-        }
-        // Plane by plane, so that what a plane gives depends on itself alone.
-        for plane in part.planes.clone() {
-            let part = part.of(plane..plane + 1);
-            if !self.fill(simd, input, &part) {
-                self.blocks(simd, input, &part);
+    /// What windows that do not hold give their cells.
+    fn add_alone(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
+        for plane in windows.planes.clone() {
+            for row in windows.rows.windows.clone() {
+                let line = windows.line(plane, row);
+                if numbers(&scratch.values[line.clone()]) {
+                    continue;
+                }
+                for (place, o) in line.zip(windows.across.windows.clone()) {
+                    if scratch.values[place].to_f64().is_nan() {
+                        self.add_window(scratch, tile, plane, [windows.depth, row, o]);
+                    }
+                }
             }
         }
     }
 
-    /// A part by bands; false if their sums do not hold.
-    #[inline(never)]
-    fn fill<S: Simd>(&mut self, simd: S, input: View<'_, T>, part: &Part) -> bool {
-        simd.vectorize(Fill {
-            passed: &mut self.scratch.passed,
-            of: (input, self.pass.grad, self.geometry),
-            how: (self.weighting.beta, self.pass.gradient),
-            part,
-            output: &mut self.output[part.place(self.geometry, self.tile)],
-        })
-    }
-
-    /// A part by its windows' blocks.
-    #[inline(never)]
-    fn blocks<S: Simd>(&mut self, simd: S, input: View<'_, T>, part: &Part) {
-        let cells = part.place(self.geometry, self.tile);
-        simd.vectorize(Blocks(Job {
-            input,
-            scratch: &mut *self.scratch,
-            tile: &part.tile(self.geometry),
-            output: &mut self.output[cells],
-            ..*self
-        }));
-    }
-
-    /// The whole tile, unless it meets values that are not finite; then false.
-    #[inline(always)]
-    fn vectorised<S: Simd>(&mut self, simd: S) -> bool {
-        let [depths, heights, columns] = self.windows();
-        let (geometry, tile) = (self.geometry, self.tile);
-        let lanes = Lanes::new(geometry.axes[2]);
-        let temperature = Temperature::new(self.weighting.beta);
-        let width = block::width(geometry);
-        let many = (width / columns.len().max(1)).max(1);
-        let segment = columns.len() + lanes.extra;
-        for group in pieces(tile.planes.len(), many) {
-            let planes = group.start + tile.planes.start..group.end + tile.planes.start;
-            // One vector more: the last one of a block may reach beyond its lanes.
-            let pitch =
-                group.len() * segment + lanes.extra + <T::Compute as simd::Real>::lanes::<S>();
-            let cells = tile.rows.len() * lanes.phases * pitch;
-            self.scratch.sums.clear();
-            grow(&mut self.scratch.sums, cells);
-            for d in depths.clone() {
-                for h in heights.clone() {
-                    for piece in pieces(columns.len(), width) {
-                        let windows = Windows {
-                            planes: planes.clone(),
-                            row: [d, h],
-                            columns: piece.start + columns.start..piece.end + columns.start,
-                        };
-                        if !self.block(simd, temperature, &windows, (pitch, piece.start)) {
-                            return false;
+    #[cold]
+    fn add_window(&self, scratch: &mut Scratch<T>, tile: &Tile, plane: usize, o: [usize; 3]) {
+        let Scratch {
+            window, gradients, ..
+        } = scratch;
+        let alone = self.pooling.alone();
+        alone.read(plane, o, window);
+        let g = self.grad.cell(plane, o).widen().to_f64();
+        let place = |at| tile.place(plane - tile.planes.start, at);
+        let cells: Vec<_> = alone.cells(o).map(place).collect();
+        self.pooling
+            .kernels
+            .define_gradient(window, g, &mut |i, by| {
+                if let Some(at) = cells[i] {
+                    for (gradients, by) in gradients.iter_mut().zip(by) {
+                        if let Some(gradient) = gradients.get_mut(at) {
+                            *gradient = T::Compute::from_f64(gradient.to_f64() + by);
                         }
                     }
                 }
-            }
-            self.store(simd, &lanes, &group, (pitch, segment), columns.start);
-        }
-        true
+            });
     }
 
-    /// The windows that reach into the tile.
-    fn windows(&self) -> [Range<usize>; 3] {
-        let [depth, height, width] = &self.geometry.axes;
-        let rows = &self.tile.rows;
-        let (first, last) = (rows.start, rows.end - 1);
-        let depths = first / height.input..last / height.input + 1;
-        let heights = match depths.len() {
-            1 => first % height.input..last % height.input + 1,
-            _ => 0..height.input,
-        };
-        [
-            (depth, depths),
-            (height, heights),
-            (width, self.tile.columns.clone()),
-        ]
-        .map(|(axis, cells)| axis.windows_of(cells.start).start..axis.windows_of(cells.end - 1).end)
-    }
-
-    /// Adds what a block of windows passes on; false if something is not finite.
-    #[inline(always)]
-    fn block<S: Simd>(
-        &mut self,
-        simd: S,
-        temperature: Temperature<T::Compute>,
-        windows: &Windows,
-        (pitch, offset): (usize, usize),
-    ) -> bool {
-        let Scratch {
-            block,
-            gathered,
-            widened,
-            share,
-            sums,
-            ..
-        } = &mut *self.scratch;
-        let lanes = Lanes::new(self.geometry.axes[2]);
-        block.load(simd, self.input, self.geometry, windows, temperature.sign);
-        block.sum(simd, temperature);
-        grow(share, block.lanes);
-        share[..block.lanes].fill(Default::default());
-        for (position, plane) in windows.planes.clone().enumerate() {
-            let [d, h] = windows.row;
-            let grad = self.pass.grad.plane(plane);
-            let grad = T::widen(simd, grad.cells(d, h, &windows.columns, gathered), widened);
-            let start = position * block.segment;
-            let of_plane = start..start + grad.len();
-            let totals = &block.total[of_plane.clone()];
-            let shares = &mut share[of_plane.clone()];
-            for ((share, grad), total) in shares.iter_mut().zip(grad).zip(totals) {
-                *share = *grad / *total;
-            }
-            if !simd::all_finite(&block.mean[of_plane.clone()])
-                || !simd::all_finite(&block.peak[of_plane])
-                || !simd::all_finite(shares)
-            {
-                return false;
-            }
-        }
-        let taps = self.geometry.axes[2].kernel;
-        for (row, &[d, h]) in block.rows.iter().enumerate() {
-            let at = d * self.geometry.axes[1].input + h;
-            if !self.tile.rows.contains(&at) {
+    /// Rounds the gradients of a tile to their place in the output of its band.
+    fn narrow(
+        &self,
+        scratch: &Scratch<T>,
+        tile: &Tile,
+        band: &Band,
+        output: &mut [&mut [MaybeUninit<T>]; 2],
+    ) {
+        let Area {
+            depths,
+            rows,
+            columns,
+        } = &tile.area;
+        for (output, gradients) in output.iter_mut().zip(&scratch.gradients) {
+            if output.is_empty() {
                 continue;
             }
-            for k in 0..taps {
-                let (phase, shift) = lanes.tap(k);
-                let start =
-                    ((at - self.tile.rows.start) * lanes.phases + phase) * pitch + shift + offset;
-                let sums = &mut sums[start..start + block.lanes];
-                let how = (temperature, self.pass.gradient);
-                block.spread(simd, how, share, row * taps + k, sums);
-            }
-        }
-        true
-    }
-
-    /// Brings the phases together, with one rounding.
-    #[inline(always)]
-    fn store<S: Simd>(
-        &mut self,
-        simd: S,
-        lanes: &Lanes,
-        group: &Range<usize>,
-        (pitch, segment): (usize, usize),
-        window: usize,
-    ) {
-        let tile = self.tile;
-        let width = tile.columns.len();
-        let Scratch { sums, row, .. } = &mut *self.scratch;
-        grow(row, width);
-        for (position, plane) in group.clone().enumerate() {
-            for r in 0..tile.rows.len() {
-                row[..width].fill(Default::default());
-                for phase in 0..lanes.phases {
-                    let start = (r * lanes.phases + phase) * pitch + position * segment;
-                    let sums = &sums[start..start + segment];
-                    let row = (&mut row[..width], &tile.columns);
-                    lanes.merge(sums, (window, phase), row);
+            for plane in 0..tile.planes.len() {
+                for depth in 0..depths.len() {
+                    for (i, row) in rows.clone().enumerate() {
+                        let from = tile.row(plane, depth, i);
+                        let line = (plane * depths.len() + depth) * band.rows.len() + row
+                            - band.rows.start;
+                        let to = line * columns.len();
+                        self.pooling.arch.run(Narrow {
+                            values: &gradients[from..from + columns.len()],
+                            cells: &mut output[to..to + columns.len()],
+                        });
+                    }
                 }
-                let start = (plane * tile.rows.len() + r) * width;
-                T::narrow(simd, &row[..width], &mut self.output[start..start + width]);
             }
         }
     }
+}
 
-    /// The tile by the definition.
-    #[cold]
-    pub fn direct(self) {
-        let height = self.geometry.axes[1].input;
-        for ((plane, at), dx) in self.tile.places(height).zip(self.output) {
-            let (input, grad) = (self.input.plane(plane), self.pass.grad.plane(plane));
-            let windows = direct::Windows::new(input, self.geometry, self.weighting);
-            *dx = windows.gradient(grad, self.pass.gradient, at);
-        }
-    }
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+    let start = a.start.max(b.start);
+    start..a.end.min(b.end).max(start)
 }

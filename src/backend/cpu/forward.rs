@@ -1,345 +1,424 @@
-//! SoftPool of a tile of the output: band after band of its windows, or row after row where a band does not serve.
+//! Outputs, band by band: down the columns, along the rows, and those windows that do not hold one by one.
 
-use super::abreast::{self, Abreast};
-use super::band::{self, Band, Cells};
-use super::block::{self, Block, Temperature, Windows};
-use super::direct;
-use super::element::Element;
-use super::simd::{all_finite, Real};
-use super::sums::GROUP;
-use super::tiles::{depths, spans, Tile};
-use super::view::{View, TOGETHER};
-use super::weigh::Factor;
-use super::Job;
-use pulp::{Simd, WithSimd};
+use super::aligned::Aligned;
+use super::columns::{Columns, Gather, Pieces, Row};
+use super::element::{Element, Narrow};
+use super::kernels::{Finish, Kernels, Traits};
+use super::plan::{is_ranged, Span};
+use super::rows::{slack, Groups, Rows};
+use super::rule::Window;
+use super::tiles::Band;
+use super::vector::{Arch, Real, MOST_LANES};
+use super::view::{Area, Gathered, Patch, View};
+use super::window::{padded_len, Alone};
+use crate::geometry::Geometry;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// The work on one tile.
-pub type Forward<'a, T> = Job<'a, T, Scratch<T>>;
+/// What is pooled, and how.
+pub struct Pooling<'a, T: Element> {
+    pub arch: Arch,
+    pub kernels: Box<dyn Kernels<T::Compute>>,
+    pub traits: Traits,
+    pub x: View<'a, T>,
+    /// Logits; `x` again for rules without.
+    pub z: View<'a, T>,
+    pub geometry: &'a Geometry,
+}
 
-/// What tiles need besides their output; reused from tile to tile.
+/// The sums of a band's windows, and the space to make them in; reused from band to band.
+#[derive(Default)]
+pub struct Sums<T: Element> {
+    gathered: [Gathered<T>; 2],
+    pieces: Pieces,
+    rows: Vec<Row>,
+    /// Sums of columns: a line for each piece, and one for each row of windows.
+    of_pieces: [Aligned<T::Compute>; 2],
+    lines: [Aligned<T::Compute>; 2],
+    groups: Groups<T::Compute>,
+    /// Sums of windows, line after line; whole vectors.
+    pub windows: [Aligned<T::Compute>; 2],
+    /// The largest logits, a plane each.
+    pub shifts: Vec<T::Compute>,
+}
+
+/// Windows that are pooled together: of one depth, in some rows and columns of some planes.
+pub struct Windows {
+    pub planes: Range<usize>,
+    pub depth: usize,
+    pub rows: Span,
+    pub across: Span,
+}
+
+impl Windows {
+    /// Rows of windows of all planes.
+    pub fn lines(&self) -> usize {
+        self.planes.len() * self.rows.windows.len()
+    }
+
+    /// Places for windows, those between lines included; whole vectors.
+    pub fn places(&self) -> usize {
+        (self.lines() * self.across.lanes()).next_multiple_of(MOST_LANES)
+    }
+
+    /// The places of the windows of a row.
+    pub fn line(&self, plane: usize, row: usize) -> Range<usize> {
+        let line = (plane - self.planes.start) * self.rows.windows.len();
+        let start = (line + row - self.rows.windows.start) * self.across.lanes();
+        start..start + self.across.windows.len()
+    }
+
+    pub fn area(&self, geometry: &Geometry) -> Area {
+        Area {
+            depths: geometry.axes[0].window(self.depth),
+            rows: self.rows.cells.clone(),
+            columns: self.across.cells.clone(),
+        }
+    }
+}
+
+impl<'a, T: Element> Pooling<'a, T> {
+    pub fn alone(&self) -> Alone<'a, T> {
+        Alone {
+            x: self.x,
+            z: self.z,
+            geometry: self.geometry,
+        }
+    }
+
+    /// The cells of a plane that windows read, and their logits.
+    pub fn patches<'b>(
+        &self,
+        plane: usize,
+        area: &Area,
+        gathered: &'b mut [Gathered<T>; 2],
+    ) -> [Patch<'b, T::Compute>; 2]
+    where
+        'a: 'b,
+    {
+        let [of_x, of_z] = gathered;
+        let x = self.x.patch(self.arch, plane, area, of_x);
+        match self.traits.logits {
+            true => [x, self.z.patch(self.arch, plane, area, of_z)],
+            false => [x, x],
+        }
+    }
+
+    /// The largest finite logit of a patch, or 0.
+    fn shift(&self, [x, z]: &[Patch<'_, T::Compute>; 2]) -> T::Compute {
+        if !self.traits.shifted {
+            return T::Compute::default();
+        }
+        let of = if self.traits.logits { z } else { x };
+        let largest = |cells, largest| self.kernels.largest_logit(cells, largest);
+        let shift = of
+            .runs()
+            .fold(T::Compute::NEG_INFINITY, |shift, run| largest(run, shift));
+        if shift.to_f64().is_finite() {
+            return shift;
+        }
+        let single = |&cell: &T::Compute| {
+            self.kernels
+                .largest_logit(&[cell], T::Compute::NEG_INFINITY)
+        };
+        let finite = of
+            .runs()
+            .flatten()
+            .map(single)
+            .map(Real::to_f64)
+            .filter(|z| z.is_finite());
+        match finite.fold(f64::NEG_INFINITY, f64::max) {
+            shift if shift.is_finite() => T::Compute::from_f64(shift),
+            _ => T::Compute::default(),
+        }
+    }
+
+    /// The sums of these windows, in `sums.windows`.
+    pub fn sum(&self, windows: &Windows, sums: &mut Sums<T>) {
+        let Windows { rows, across, .. } = windows;
+        sums.pieces.cut(rows);
+        let direct = sums.pieces.are_windows();
+        let of_plane = rows.windows.len() * across.pitch;
+        let cells = windows.planes.len() * of_plane + slack(across);
+        for lines in &mut sums.lines {
+            lines.grow(cells);
+        }
+        let of_pieces = sums.pieces.rows.len() * across.pitch + MOST_LANES;
+        if !direct {
+            for lines in &mut sums.of_pieces {
+                lines.grow(of_pieces);
+            }
+        }
+        let area = windows.area(self.geometry);
+        sums.shifts.clear();
+        for (i, plane) in windows.planes.clone().enumerate() {
+            let patches = self.patches(plane, &area, &mut sums.gathered);
+            let [x, z] = patches;
+            let shift = self.shift(&patches);
+            sums.shifts.push(shift);
+            let [a, b] = &mut sums.lines;
+            let [c, d] = &mut sums.of_pieces;
+            let mut lines = [&mut a[i * of_plane..cells], &mut b[i * of_plane..cells]];
+            {
+                let [a, b] = &mut lines;
+                let to = match direct {
+                    true => [&mut **a, &mut **b],
+                    false => [&mut c[..of_pieces], &mut d[..of_pieces]],
+                };
+                self.kernels.columns(Columns {
+                    x,
+                    z,
+                    shift,
+                    pieces: &sums.pieces.rows,
+                    pitch: across.pitch,
+                    before: across.before,
+                    lines: to,
+                    rows: &mut sums.rows,
+                });
+            }
+            if !direct {
+                let [a, b] = &mut lines;
+                self.kernels.gather(Gather {
+                    pieces: [&c[..of_pieces], &d[..of_pieces]],
+                    of: &sums.pieces,
+                    pitch: across.pitch,
+                    lines: [a, b],
+                });
+            }
+            self.pad(windows, &mut lines);
+        }
+        for to in &mut sums.windows {
+            to.grow(windows.places());
+        }
+        let ([a, b], [to_a, to_b]) = (&sums.lines, &mut sums.windows);
+        self.kernels.rows(Rows {
+            across,
+            lines: windows.lines(),
+            sums: [&a[..cells], &b[..cells]],
+            groups: &mut sums.groups,
+            to: [to_a, to_b],
+        });
+        if self.traits.counts_padding && is_ranged(&across.axis) {
+            self.count_ranged(windows, &mut sums.windows[0]);
+        }
+    }
+
+    /// Counts the padded columns of windows whose padding is no part of a line.
+    fn count_ranged(&self, windows: &Windows, counts: &mut [T::Compute]) {
+        let Windows {
+            rows,
+            across,
+            depth,
+            ..
+        } = windows;
+        let of_depths = padded_len(&self.geometry.axes[0], *depth) as f64;
+        for plane in windows.planes.clone() {
+            for row in rows.windows.clone() {
+                let of_rows = padded_len(&rows.axis, row) as f64 * of_depths;
+                let line = windows.line(plane, row);
+                for (count, o) in counts[line].iter_mut().zip(across.windows.clone()) {
+                    let missing = padded_len(&across.axis, o) - across.axis.window(o).len();
+                    *count = count.add(T::Compute::from_f64(missing as f64 * of_rows));
+                }
+            }
+        }
+    }
+
+    /// The padding of a plane's lines: no cells, or some that are counted.
+    fn pad(&self, windows: &Windows, lines: &mut [&mut [T::Compute]; 2]) {
+        let Windows {
+            rows,
+            across,
+            depth,
+            ..
+        } = windows;
+        let right = across.before + across.cells.len();
+        let counts = self.traits.counts_padding;
+        if across.before == 0 && right == across.pitch && !counts {
+            return;
+        }
+        let identity = self.traits.identity.map(T::Compute::from_f64);
+        // What hangs over the padding is not counted.
+        let axis = &across.axis;
+        let counted = (right + axis.input + axis.padding - across.cells.end).min(across.pitch);
+        let padded_depths = padded_len(&self.geometry.axes[0], *depth) as f64;
+        let depths = self.geometry.axes[0].window(*depth).len();
+        for (line, o) in rows.windows.clone().enumerate() {
+            let start = line * across.pitch;
+            for (sums, identity) in lines.iter_mut().zip(identity) {
+                sums[start..start + across.before].fill(identity);
+                sums[start + right..start + across.pitch].fill(identity);
+            }
+            if counts {
+                let all = padded_len(&rows.axis, o) as f64 * padded_depths;
+                let missing = all - (rows.axis.window(o).len() * depths) as f64;
+                let counts = &mut lines[0][start..start + counted];
+                counts[..across.before].fill(T::Compute::from_f64(all));
+                counts[right..].fill(T::Compute::from_f64(all));
+                if missing > 0.0 {
+                    let missing = T::Compute::from_f64(missing);
+                    for count in &mut counts[across.before..right] {
+                        *count = count.add(missing);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a thread needs besides the output; reused from band to band.
 #[derive(Default)]
 pub struct Scratch<T: Element> {
-    band: Band<T>,
-    abreast: Abreast<T>,
-    block: Block<T>,
-    /// Cells of interleaved planes.
-    gathered: Vec<T>,
+    sums: Sums<T>,
+    /// The outputs of a band's windows, NaN for those that do not hold.
+    values: Aligned<T::Compute>,
+    window: Window,
 }
 
-impl<T: Element> WithSimd for Forward<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        match band::covers(self.geometry) {
-            true => self.bands(simd),
-            false => self.rows(simd),
-        }
-    }
-}
-
-impl<T: Element> Forward<'_, T> {
-    /// The tile, band after band.
-    #[inline(always)]
-    fn bands<S: Simd>(&mut self, simd: S) {
-        let [planes, rows, columns] = band::sizes(self.geometry);
-        let (tile, cut) = (self.tile, self.cut);
-        let height = self.geometry.axes[1].output;
-        let interleaved = self.input.interleaved();
-        let group = match interleaved {
-            true => tile.planes.len(),
-            false => planes,
-        };
-        for group in spans(&tile.planes, group) {
-            for [depth, rows] in
-                spans(&tile.rows, cut[0]).flat_map(|part| depths(&part, height, [1, rows]))
-            {
-                for columns in spans(&tile.columns, cut[1]).flat_map(|part| spans(&part, columns)) {
-                    let windows = (depth.start, &rows, &columns);
-                    match interleaved {
-                        true => self.interleaved(simd, planes, windows),
-                        false => self.band(simd, self.input, &group, windows),
-                    }
-                }
+impl<T: Element> Pooling<'_, T> {
+    /// The outputs of some bands.
+    pub fn forward(
+        &self,
+        scratch: &mut Scratch<T>,
+        bands: &[Band],
+        mut output: &mut [MaybeUninit<T>],
+    ) {
+        let [_, height, width] = &self.geometry.axes;
+        for band in bands {
+            let (mine, rest) = output.split_at_mut(band.cells());
+            output = rest;
+            let of_depth = band.cells() / band.depths.len();
+            for (depth, output) in band.depths.clone().zip(mine.chunks_exact_mut(of_depth)) {
+                let windows = Windows {
+                    planes: band.planes.clone(),
+                    depth,
+                    rows: Span::new(height, band.rows.clone()),
+                    across: Span::new(width, band.columns.clone()),
+                };
+                self.pool(&windows, scratch, output);
             }
         }
     }
 
-    /// Windows of all planes of the tile, which come in bands of so many.
-    #[inline(always)]
-    fn interleaved<S: Simd>(
-        &mut self,
-        simd: S,
-        planes: usize,
-        windows: (usize, &Range<usize>, &Range<usize>),
-    ) {
-        let cells = Cells::of(self.geometry, Factor::Activation, windows);
-        let Range { mut start, end } = self.tile.planes;
-        while start < end {
-            start = match self.abreast(simd, start, &cells, windows) {
-                Some(next) => next,
-                None => {
-                    let group = start..end.min(start + TOGETHER);
-                    self.gathered(simd, &group, planes, (&cells, windows));
-                    group.end
-                }
-            };
-        }
-    }
-
-    /// A band of planes side by side, of which this is the first; says which is the next.
-    #[inline(always)]
-    fn abreast<S: Simd>(
-        &mut self,
-        simd: S,
-        first: usize,
-        cells: &Cells,
-        windows: (usize, &Range<usize>, &Range<usize>),
-    ) -> Option<usize> {
-        let (d, rows, columns) = windows;
-        let lanes = T::Compute::lanes::<S>();
-        let planes = self.input.abreast(first, lanes)?;
-        if !abreast::serves::<S, T>(cells) {
-            return None;
-        }
-        let held = simd.vectorize(abreast::Pool {
-            abreast: &mut self.scratch.abreast,
-            input: self.input,
-            geometry: self.geometry,
-            beta: self.weighting.beta,
-            planes: planes.clone(),
-            cells,
-            windows: [rows, columns],
+    /// The outputs of these windows.
+    fn pool(&self, windows: &Windows, scratch: &mut Scratch<T>, output: &mut [MaybeUninit<T>]) {
+        let Scratch {
+            sums,
+            values,
+            window,
+        } = scratch;
+        self.sum(windows, sums);
+        let places = windows.places();
+        values.grow(places);
+        let [a, b] = &sums.windows;
+        let values = &mut values[..places];
+        let all_hold = self.kernels.finish(Finish {
+            sums: [&a[..places], &b[..places]],
+            values,
         });
-        let height = self.geometry.axes[1].output;
-        // Rows of a plane lie side by side in the tile as in the band, if they are whole.
-        let row = match *columns == self.tile.columns {
-            true => rows.len() * columns.len(),
-            false => columns.len(),
-        };
-        let wanted = first..planes.end.min(self.tile.planes.end);
-        for plane in wanted.clone() {
-            let lane = plane - planes.start;
-            if held >> lane & 1 == 0 {
-                self.gathered(simd, &(plane..plane + 1), 1, (cells, windows));
+        let columns = windows.across.windows.len();
+        if columns == windows.across.lanes() {
+            let values = &values[..output.len()];
+            self.arch.run(Narrow {
+                values,
+                cells: output,
+            });
+            if all_hold {
+                return;
+            }
+        }
+        let rows = windows
+            .planes
+            .clone()
+            .flat_map(|p| windows.rows.windows.clone().map(move |h| (p, h)));
+        for ((plane, row), output) in rows.zip(output.chunks_exact_mut(columns)) {
+            let values = &values[windows.line(plane, row)];
+            if columns != windows.across.lanes() {
+                self.arch.run(Narrow {
+                    values,
+                    cells: output,
+                });
+            }
+            if all_hold || numbers(values) {
                 continue;
             }
-            let cells = rows.len() * columns.len();
-            let outputs = &self.scratch.abreast.outputs[lane * cells..][..cells];
-            for (r, outputs) in outputs.chunks_exact(row).enumerate() {
-                let at = start(self.tile, plane, d * height + rows.start + r, columns);
-                T::narrow(simd, outputs, &mut self.output[at..at + row]);
-            }
-        }
-        Some(wanted.end)
-    }
-
-    /// Bands of so many planes of a group, whose cells are brought together before.
-    #[inline(always)]
-    fn gathered<S: Simd>(
-        &mut self,
-        simd: S,
-        group: &Range<usize>,
-        planes: usize,
-        (cells, windows): (&Cells, (usize, &Range<usize>, &Range<usize>)),
-    ) {
-        let cells = [&cells.depths, &cells.rows, &cells.columns];
-        let mut gathered = std::mem::take(&mut self.scratch.gathered);
-        let input = self.input.gather(simd, group, cells, &mut gathered);
-        for planes in spans(group, planes.min(group.len())) {
-            self.band(simd, input, &planes, windows);
-        }
-        self.scratch.gathered = gathered;
-    }
-
-    /// A band of `input`.
-    #[inline(always)]
-    fn band<S: Simd>(
-        &mut self,
-        simd: S,
-        input: View<'_, T>,
-        planes: &Range<usize>,
-        windows: (usize, &Range<usize>, &Range<usize>),
-    ) {
-        let (d, rows, columns) = windows;
-        let band = &mut self.scratch.band;
-        let of = (input, self.geometry);
-        let how = (self.weighting.beta, Factor::Activation);
-        band.pool(simd, of, how, planes, windows);
-        let [depth, height, _] = self.geometry.axes.map(|axis| axis.output);
-        let whole_rows = band.all_hold && *columns == self.tile.columns;
-        if whole_rows && band.is_dense(rows.len(), columns.len()) {
-            // The rows of a plane lie side by side in the tile as in the band.
-            let cells = rows.len() * columns.len();
-            for (means, plane) in band.output.chunks_exact(cells).zip(planes.clone()) {
-                let at = start(self.tile, plane, d * height + rows.start, columns);
-                T::narrow(simd, means, &mut self.output[at..at + cells]);
-            }
-            return;
-        }
-        // Deeper tiles' bands are not in the order of their cells.
-        if whole_rows && columns.len() < GROUP && depth == 1 {
-            for (p, plane) in planes.clone().enumerate() {
-                let means = &band.output[band.lanes(p, 0, 0).start..];
-                let at = start(self.tile, plane, rows.start, columns);
-                let sizes = [rows.len(), columns.len(), band.lanes(0, 1, 0).start];
-                short_rows(simd, means, &mut self.output[at..], sizes);
-            }
-            return;
-        }
-        for (p, plane) in planes.clone().enumerate() {
-            for (r, h) in rows.clone().enumerate() {
-                let band = &self.scratch.band;
-                let lanes = band.lanes(p, r, columns.len());
-                let at = start(self.tile, plane, d * height + h, columns);
-                if band.sums_hold(lanes.clone()) {
-                    T::narrow(
-                        simd,
-                        &band.output[lanes],
-                        &mut self.output[at..at + columns.len()],
-                    );
-                } else {
-                    self.row(simd, plane..plane + 1, [d, h], columns.clone());
+            for ((value, o), output) in values
+                .iter()
+                .zip(windows.across.windows.clone())
+                .zip(output)
+            {
+                if value.to_f64().is_nan() {
+                    self.alone().read(plane, [windows.depth, row, o], window);
+                    let y = self.kernels.replace(self.kernels.define(window), T::MAX);
+                    output.write(T::round(y));
                 }
             }
         }
     }
 
-    /// The tile, row after row.
-    #[inline(always)]
-    fn rows<S: Simd>(&mut self, simd: S) {
-        let tile = self.tile;
-        let width = block::width(self.geometry);
-        let many = (width / tile.columns.len()).max(1);
-        for [depth, rows] in depths(&tile.rows, self.geometry.axes[1].output, [1, usize::MAX]) {
-            let d = depth.start;
-            for h in rows {
-                for planes in spans(&tile.planes, many) {
-                    for columns in spans(&tile.columns, width) {
-                        self.row(simd, planes.clone(), [d, h], columns);
+    /// The index in its plane of the cell that each window of some bands has chosen.
+    pub fn places(
+        &self,
+        scratch: &mut Scratch<T>,
+        bands: &[Band],
+        output: &mut [MaybeUninit<u32>],
+    ) {
+        let [depths, height, width] = self.geometry.axes;
+        let mut output = output.iter_mut();
+        for band in bands {
+            for (plane, depth) in band
+                .planes
+                .clone()
+                .flat_map(|p| band.depths.clone().map(move |d| (p, d)))
+            {
+                let windows = Windows {
+                    planes: plane..plane + 1,
+                    depth,
+                    rows: Span::new(&height, band.rows.clone()),
+                    across: Span::new(&width, band.columns.clone()),
+                };
+                let Scratch {
+                    sums,
+                    values,
+                    window,
+                } = &mut *scratch;
+                self.sum(&windows, sums);
+                let places = windows.places();
+                values.grow(places);
+                let [a, b] = &sums.windows;
+                let sums = [&a[..places], &b[..places]];
+                self.kernels.finish(Finish {
+                    sums,
+                    values: &mut values[..places],
+                });
+                let area = windows.area(self.geometry);
+                for row in band.rows.clone() {
+                    let line = windows.line(plane, row);
+                    for (value, o) in values[line].iter().zip(band.columns.clone()) {
+                        let at = if value.to_f64().is_nan() {
+                            self.alone().read(plane, [depth, row, o], window);
+                            let chosen = self.kernels.define(window) as usize;
+                            self.alone()
+                                .cells([depth, row, o])
+                                .nth(chosen)
+                                .unwrap_or_default()
+                        } else {
+                            area.cell(value.to_f64() as usize)
+                        };
+                        let [d, h, w] = at;
+                        debug_assert!(d < depths.input);
+                        let index = (d * height.input + h) * width.input + w;
+                        if let Some(output) = output.next() {
+                            output.write(index as u32);
+                        }
                     }
                 }
             }
         }
     }
-
-    /// One row of windows, each shifted by its own largest activation.
-    #[inline(never)]
-    fn row<S: Simd>(
-        &mut self,
-        simd: S,
-        planes: Range<usize>,
-        row: [usize; 2],
-        columns: Range<usize>,
-    ) {
-        simd.vectorize(Row {
-            forward: self,
-            windows: Windows {
-                planes,
-                row,
-                columns,
-            },
-        });
-    }
-
-    /// The tile by the definition.
-    pub fn direct(self) {
-        let height = self.geometry.axes[1].output;
-        for ((plane, at), y) in self.tile.places(height).zip(self.output) {
-            let plane = self.input.plane(plane);
-            *y = direct::Windows::new(plane, self.geometry, self.weighting).output(at);
-        }
-    }
 }
 
-/// A row of windows by its block.
-struct Row<'f, 'a, T: Element> {
-    forward: &'f mut Forward<'a, T>,
-    windows: Windows,
-}
-
-impl<T: Element> WithSimd for Row<'_, '_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Forward {
-            input,
-            geometry,
-            weighting,
-            scratch: Scratch { block, .. },
-            tile,
-            output,
-            ..
-        } = self.forward;
-        let windows = self.windows;
-        let [d, h] = windows.row;
-        let temperature = Temperature::new(weighting.beta);
-        let width = block::width(geometry);
-        for columns in spans(&windows.columns, width) {
-            let windows = Windows {
-                columns: columns.clone(),
-                ..windows.clone()
-            };
-            block.load(simd, *input, geometry, &windows, temperature.sign);
-            block.sum(simd, temperature);
-            block.outputs(simd, temperature);
-            for (segment, plane) in windows.planes.clone().enumerate() {
-                let at = start(tile, plane, d * geometry.axes[1].output + h, &columns);
-                let y = &block.mean[segment * block.segment..][..columns.len()];
-                let out = &mut output[at..at + columns.len()];
-                T::narrow(simd, y, out);
-                if !all_finite(y) {
-                    let at = [d, h, columns.start];
-                    let windows = direct::Windows::new(input.plane(plane), geometry, *weighting);
-                    exceptions(windows, (at, y), out);
-                }
-            }
-        }
-    }
-}
-
-/// Rows of means, shorter than a [`GROUP`] and so many lanes apart, each written as a whole group: what is too much is
-/// written over by the next row.
-#[inline(always)]
-fn short_rows<S: Simd, T: Element>(
-    simd: S,
-    means: &[T::Compute],
-    output: &mut [T],
-    [rows, columns, pitch]: [usize; 3],
-) {
-    let fit = |len: usize, pitch: usize| (len + pitch).saturating_sub(GROUP) / pitch;
-    let whole = rows
-        .min(fit(means.len(), pitch))
-        .min(fit(output.len(), columns));
-    for row in 0..whole {
-        let cells = &mut output[row * columns..][..GROUP];
-        T::narrow(simd, &means[row * pitch..][..GROUP], cells);
-    }
-    for row in whole..rows {
-        let cells = &mut output[row * columns..][..columns];
-        T::narrow(simd, &means[row * pitch..][..columns], cells);
-    }
-}
-
-/// Where a row's columns begin in the tile's output.
-fn start(tile: &Tile, plane: usize, row: usize, columns: &Range<usize>) -> usize {
-    let plane = plane - tile.planes.start;
-    (plane * tile.rows.len() + row - tile.rows.start) * tile.columns.len() + columns.start
-        - tile.columns.start
-}
-
-/// Windows with values that are not finite, by the definition; `at` is the first window of the row's outputs `y`.
-#[cold]
-fn exceptions<T: Element>(
-    windows: direct::Windows<'_, T>,
-    ([d, h, w], y): ([usize; 3], &[T::Compute]),
-    out: &mut [T],
-) {
-    for (i, (y, out)) in y.iter().zip(out).enumerate() {
-        if !all_finite(&[*y]) {
-            *out = windows.output([d, h, w + i]);
-        }
-    }
+/// Whether none of them is NaN; without a branch a value, so that it is vectorised.
+pub fn numbers<C: Real>(values: &[C]) -> bool {
+    values.iter().fold(true, |all, v| all & (v == v))
 }

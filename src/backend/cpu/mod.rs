@@ -1,152 +1,250 @@
-//! The CPU backend: tiles of the output on all threads, vectorised for the machine at run time.
+//! The CPU backend: bands of cells on all threads, by the best instruction set that the machine has.
+//!
+//! `docs/kernels.md` tells the algorithm on a page. One engine serves every pooling method, which is a [`rule`];
+//! [`plan`] makes every choice; [`columns`], [`rows`] and [`spread`] do the work.
 
-mod abreast;
 mod aligned;
-mod along;
 mod backward;
-mod band;
-mod block;
-mod direct;
-mod down;
+mod columns;
 mod element;
 mod forward;
-mod groups;
-mod lanes;
-mod parts;
-mod passed;
-mod simd;
-mod special;
-mod stack;
-mod sums;
-mod tiles;
-mod view;
-mod weigh;
-
+mod kernels;
+mod plan;
+mod rows;
+mod rule;
+mod rules;
+mod spread;
 #[cfg(test)]
 mod tests;
+mod tiles;
+mod vector;
+mod view;
+mod window;
 
 pub use element::Element;
+pub use vector::Arch;
+
 pub use view::View;
 
-use super::{Gradient, Weighting};
+use super::{Gradient, Method, Weighting};
 use crate::geometry::Geometry;
-use backward::{Backward, Pass};
+use backward::Backward;
 use candle_core::{Error, Result};
-use forward::Forward;
-use pulp::Arch;
-use tiles::{Tile, Tiling};
+use forward::Pooling;
+use plan::Plan;
+use rule::Rule;
+use rules::{Average, ExactSoftPool, Largest, Maximum, Power, Softmax, Weighted};
+use tiles::Tiling;
 
-/// The most cells of an output tile: few enough to balance threads, enough to pay for handing them out.
-const FORWARD_TILE: usize = 16 << 10;
-/// The most cells of an input tile, whose sums a core's second cache holds.
-const BACKWARD_TILE: usize = 32 << 10;
-
-/// The work on one tile.
-struct Job<'a, T, S, P = ()> {
-    input: View<'a, T>,
-    geometry: &'a Geometry,
-    weighting: Weighting,
-    /// What else the pass needs.
-    pass: P,
-    /// Rows and columns between which no band goes on: the ends of tiles of contiguous planes.
-    cut: [usize; 2],
-    scratch: &'a mut S,
-    tile: &'a Tile,
-    output: &'a mut [T],
+/// The tensors of a forward pass.
+#[derive(Clone, Copy)]
+pub struct Input<'a, T> {
+    pub x: View<'a, T>,
+    /// Of the same shape; only [`Method::Logits`] has some.
+    pub logits: Option<View<'a, T>>,
 }
 
-/// SoftPool of every plane of `input`, contiguous.
+impl<'a, T> From<View<'a, T>> for Input<'a, T> {
+    fn from(x: View<'a, T>) -> Self {
+        Self { x, logits: None }
+    }
+}
+
+/// The outputs of every plane, contiguous.
 pub fn forward<T: Element>(
-    input: View<'_, T>,
+    input: Input<'_, T>,
     geometry: &Geometry,
-    weighting: Weighting,
+    method: Method,
 ) -> Result<Vec<T>> {
-    forward_on(Arch::new(), input, geometry, weighting)
+    forward_on(Arch::best(), input, geometry, method)
 }
 
 fn forward_on<T: Element>(
     arch: Arch,
-    input: View<'_, T>,
+    input: Input<'_, T>,
     geometry: &Geometry,
-    weighting: Weighting,
+    method: Method,
 ) -> Result<Vec<T>> {
-    let geometry = &settled(geometry);
-    let tiling = Tiling {
-        planes: input.planes(),
-        rows: geometry.axes[0].output * geometry.axes[1].output,
-        columns: geometry.axes[2].output,
-        most: FORWARD_TILE,
-        least_rows: 1,
-        together: together(&input),
-        work: input.planes().saturating_mul(geometry.input_cells()),
-    };
-    let vectorised = block::covers::<T::Compute>(geometry, weighting);
-    let of = (input, geometry, weighting, ());
-    fill(tiling, of, |job: Forward<'_, T>| match vectorised {
-        true => arch.dispatch(job),
-        false => job.direct(),
-    })
-}
-
-/// Planes that are best read together, for those that lie side by side: a few cache lines, if all threads have enough
-/// to do then. Outputs do not depend on it.
-fn together<T: Element>(input: &View<'_, T>) -> usize {
-    let share = input.planes() / (2 * rayon::current_num_threads());
-    match input.channels_abreast() {
-        Some(view::TOGETHER..) => {
-            share.clamp(view::TOGETHER, 4 * view::TOGETHER) / view::TOGETHER * view::TOGETHER
+    match method {
+        Method::SoftPool(weighting) => pool(arch, soft_pool(weighting), input, geometry),
+        Method::Logits => pool(arch, logits(), input, geometry),
+        Method::Average { count_include_pad } => {
+            pool(arch, Average { count_include_pad }, input, geometry)
         }
-        Some(channels) => share.clamp(1, channels),
-        None => 1,
+        Method::Power {
+            p,
+            sum,
+            count_include_pad,
+        } => pool(
+            arch,
+            Power {
+                p,
+                sum,
+                count_include_pad,
+            },
+            input,
+            geometry,
+        ),
+        Method::Weighted => pool(arch, Weighted, input, geometry),
+        Method::Maximum => pool(arch, Maximum, input, geometry),
     }
 }
 
-/// The gradient of the input of `forward`, contiguous, from that of its output.
+/// The gradient of the activations from that of the outputs, contiguous, and behind it that of the logits if the method has some.
 pub fn backward<T: Element>(
-    input: View<'_, T>,
+    input: Input<'_, T>,
     grad: View<'_, T>,
     geometry: &Geometry,
-    weighting: Weighting,
+    method: Method,
     gradient: Gradient,
 ) -> Result<Vec<T>> {
-    backward_on(Arch::new(), input, grad, geometry, (weighting, gradient))
+    backward_on(Arch::best(), input, grad, geometry, method, gradient)
 }
 
 fn backward_on<T: Element>(
     arch: Arch,
-    input: View<'_, T>,
+    input: Input<'_, T>,
     grad: View<'_, T>,
     geometry: &Geometry,
-    (weighting, gradient): (Weighting, Gradient),
+    method: Method,
+    gradient: Gradient,
 ) -> Result<Vec<T>> {
-    let geometry = &settled(geometry);
-    let tiling = Tiling {
-        planes: input.planes(),
-        rows: geometry.axes[0].input * geometry.axes[1].input,
-        columns: geometry.axes[2].input,
-        most: backward_tile(geometry),
-        together: match parts::covers(geometry) {
-            true => together(&input),
-            false => 1,
-        },
-        least_rows: 4 * geometry.axes[1].kernel.min(geometry.axes[1].input),
-        work: input.planes().saturating_mul(geometry.input_cells()),
-    };
-    let vectorised = block::covers::<T::Compute>(geometry, weighting);
-    let of = (input, geometry, weighting, Pass { grad, gradient });
-    fill(tiling, of, |job: Backward<'_, '_, T>| match vectorised {
-        true => arch.dispatch(job),
-        false => job.direct(),
-    })
+    match method {
+        Method::SoftPool(weighting) => {
+            let rule = soft_pool(weighting);
+            match gradient {
+                Gradient::Paper => differentiate(arch, rule, input, grad, geometry),
+                Gradient::Exact => differentiate(arch, ExactSoftPool(rule), input, grad, geometry),
+            }
+        }
+        Method::Logits => differentiate(arch, logits(), input, grad, geometry),
+        Method::Average { count_include_pad } => {
+            differentiate(arch, Average { count_include_pad }, input, grad, geometry)
+        }
+        Method::Power {
+            p,
+            sum,
+            count_include_pad,
+        } => differentiate(
+            arch,
+            Power {
+                p,
+                sum,
+                count_include_pad,
+            },
+            input,
+            grad,
+            geometry,
+        ),
+        Method::Weighted => differentiate(arch, Weighted, input, grad, geometry),
+        Method::Maximum => differentiate(arch, Largest, input, grad, geometry),
+    }
 }
 
-/// The most cells of an input tile: whole depths, where windows have several.
-fn backward_tile(geometry: &Geometry) -> usize {
-    let [depth, height, width] = geometry.axes;
-    match height.input * width.input {
-        cells @ 1..=BACKWARD_TILE if depth.kernel > 1 => BACKWARD_TILE.next_multiple_of(cells),
-        _ => BACKWARD_TILE,
+fn soft_pool(Weighting { beta, nan_to_num }: Weighting) -> Softmax<false> {
+    Softmax { beta, nan_to_num }
+}
+
+fn logits() -> Softmax<true> {
+    Softmax {
+        beta: 1.0,
+        nan_to_num: false,
     }
+}
+
+/// The index in its plane of the largest activation of each window: the first of several, and a NaN before any.
+///
+/// Planes have less than 2^32 cells.
+pub fn places<T: Element>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u32>> {
+    let geometry = &settled(geometry);
+    let pooling = pooling(Arch::best(), Largest, x.into(), geometry);
+    let tiling = Tiling {
+        planes: x.planes(),
+        sizes: geometry.axes.map(|axis| axis.output),
+        plan: Plan::forward(geometry),
+        work: x.planes().saturating_mul(geometry.input_cells()),
+    };
+    // SAFETY: `places` writes one for every window of its bands.
+    let output = unsafe {
+        tiling.run(false, |scratch, bands, [output, _]| {
+            pooling.places(scratch, bands, output)
+        })
+    };
+    output.ok_or_else(|| no_memory(&tiling))
+}
+
+/// A rule on these tensors.
+fn pooling<'a, T: Element, R: Rule>(
+    arch: Arch,
+    rule: R,
+    input: Input<'a, T>,
+    geometry: &'a Geometry,
+) -> Pooling<'a, T> {
+    let kernels = kernels::compile(arch, rule);
+    let (x, z) = (input.x, input.logits.unwrap_or(input.x));
+    Pooling {
+        arch,
+        traits: kernels.traits(),
+        kernels,
+        x,
+        z,
+        geometry,
+    }
+}
+
+fn pool<T: Element, R: Rule>(
+    arch: Arch,
+    rule: R,
+    input: Input<'_, T>,
+    geometry: &Geometry,
+) -> Result<Vec<T>> {
+    let geometry = &settled(geometry);
+    let pooling = pooling(arch, rule, input, geometry);
+    let tiling = Tiling {
+        planes: input.x.planes(),
+        sizes: geometry.axes.map(|axis| axis.output),
+        plan: Plan::forward(geometry),
+        work: input.x.planes().saturating_mul(geometry.input_cells()),
+    };
+    // SAFETY: `forward` writes an output for every window of its bands.
+    let output = unsafe {
+        tiling.run(false, |scratch, bands, [output, _]| {
+            pooling.forward(scratch, bands, output)
+        })
+    };
+    output.ok_or_else(|| no_memory(&tiling))
+}
+
+fn differentiate<T: Element, R: Rule>(
+    arch: Arch,
+    rule: R,
+    input: Input<'_, T>,
+    grad: View<'_, T>,
+    geometry: &Geometry,
+) -> Result<Vec<T>> {
+    let geometry = &settled(geometry);
+    let plan = Plan::backward(geometry);
+    let backward = Backward {
+        pooling: pooling(arch, rule, input, geometry),
+        grad,
+        plan,
+    };
+    let sizes = geometry.axes.map(|axis| axis.input);
+    // The rows of several depths lie apart, so that a thread takes them all.
+    let rows = if sizes[0] > 1 { sizes[1] } else { plan.rows };
+    let tiling = Tiling {
+        planes: input.x.planes(),
+        sizes,
+        plan: Plan { rows, ..plan },
+        work: input.x.planes().saturating_mul(geometry.input_cells()),
+    };
+    // SAFETY: `run` writes a gradient for every cell of its bands.
+    let output = unsafe {
+        tiling.run(R::LOGITS, |scratch, bands, output| {
+            backward.run(scratch, bands, output)
+        })
+    };
+    output.ok_or_else(|| no_memory(&tiling))
 }
 
 /// The same windows; the stride of a single one, which leads nowhere, is no longer so far that sums overflow.
@@ -160,32 +258,10 @@ fn settled(geometry: &Geometry) -> Geometry {
     geometry
 }
 
-/// The cells that `work` fills, tile by tile.
-fn fill<'a, T: Element, S: Default, P: Copy + Send + Sync>(
-    tiling: Tiling,
-    (input, geometry, weighting, pass): (View<'a, T>, &'a Geometry, Weighting, P),
-    work: impl Fn(Job<'_, T, S, P>) + Send + Sync,
-) -> Result<Vec<T>> {
-    let cut = tiling.alone();
-    let output = tiling.run(|scratch, tile, output| {
-        work(Job {
-            input,
-            geometry,
-            weighting,
-            pass,
-            cut,
-            scratch,
-            tile,
-            output,
-        })
-    });
-    output.ok_or_else(|| no_memory(&tiling))
-}
-
 fn no_memory(tiling: &Tiling) -> Error {
     let planes = tiling.planes;
-    let cells = tiling.rows as u128 * tiling.columns as u128;
+    let cells: u128 = tiling.sizes.iter().map(|&size| size as u128).product();
     Error::Msg(format!(
-        "SoftPool: no memory for {planes} planes of {cells} cells"
+        "pooling: no memory for {planes} planes of {cells} cells"
     ))
 }

@@ -1,129 +1,126 @@
-//! Cuts planes into tiles, the pieces that threads work on: where planes are cut depends on sizes alone, so that the same
-//! bits come out whatever the number of threads.
+//! Bands in the order of their cells in memory, handed out to threads some at a time.
 
+use super::plan::{Plan, SERIAL_CELLS, TASK_CELLS};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// Whole planes; or rows of one plane; or columns of one row: cells side by side in memory.
+/// Cells that lie side by side in memory: some whole planes, or some depths, rows or columns of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tile {
+pub struct Band {
     pub planes: Range<usize>,
-    /// Rows of all depths, counted through.
+    pub depths: Range<usize>,
     pub rows: Range<usize>,
     pub columns: Range<usize>,
 }
 
-impl Tile {
+impl Band {
     pub fn cells(&self) -> usize {
-        self.planes.len() * self.rows.len() * self.columns.len()
-    }
-
-    /// Plane, and depth, row and column of its cells in turn, where a depth has so many rows.
-    pub fn places(&self, height: usize) -> impl Iterator<Item = (usize, [usize; 3])> {
-        let ranges = [&self.planes, &self.rows, &self.columns].map(Range::clone);
-        places(ranges).map(move |[plane, row, w]| (plane, [row / height, row % height, w]))
+        self.planes.len() * self.depths.len() * self.rows.len() * self.columns.len()
     }
 }
 
-/// The sizes of tensors and tiles, in cells.
-#[derive(Clone, Copy)]
+/// What is cut into bands: planes of so many depths, rows and columns.
+#[derive(Clone, Copy, Debug)]
 pub struct Tiling {
     pub planes: usize,
-    pub rows: usize,
-    pub columns: usize,
-    /// The most cells of a tile, unless a row's least is more.
-    pub most: usize,
-    /// The least rows of a tile, for tiles that repeat work at their edges.
-    pub least_rows: usize,
-    /// Planes that are best read together.
-    pub together: usize,
+    pub sizes: [usize; 3],
+    pub plan: Plan,
     /// Activations that are read.
     pub work: usize,
 }
 
 impl Tiling {
-    /// Planes, rows and columns of a tile; those of a plane's rows one after the other, where a tile is whole planes.
-    fn sizes(&self, together: usize) -> [usize; 3] {
-        let plane = self.rows * self.columns;
-        let cells = self.most.min(self.planes * plane / LEAST_TILES).max(1024);
-        let planes = (cells / plane).max(1).next_multiple_of(together);
-        if planes > 1 || plane <= cells {
-            return [planes, self.rows, plane];
-        }
-        let rows = (cells / self.columns).clamp(self.least_rows, self.rows.max(self.least_rows));
-        match self.rows {
-            1 => [1, 1, cells],
-            _ => [1, rows, self.columns],
+    fn pieces(&self) -> [usize; 4] {
+        let [depths, rows, columns] = self.sizes;
+        [
+            self.planes.div_ceil(self.plan.planes),
+            depths.div_ceil(self.plan.depths),
+            rows.div_ceil(self.plan.rows),
+            columns.div_ceil(self.plan.columns),
+        ]
+    }
+
+    fn band(&self, index: usize) -> Band {
+        let [_, depths, rows, columns] = self.pieces();
+        let piece = |at: usize, size: usize, len: usize| at * size..len.min((at + 1) * size);
+        let plan = self.plan;
+        Band {
+            planes: piece(index / columns / rows / depths, plan.planes, self.planes),
+            depths: piece(index / columns / rows % depths, plan.depths, self.sizes[0]),
+            rows: piece(index / columns % rows, plan.rows, self.sizes[1]),
+            columns: piece(index % columns, plan.columns, self.sizes[2]),
         }
     }
 
-    /// The rows and columns that tiles would have if no planes were read together.
-    pub fn alone(&self) -> [usize; 2] {
-        let [_, rows, columns] = self.sizes(1);
-        [rows, columns]
-    }
-
-    /// Tiles in the order of their cells.
-    fn tiles(self) -> Vec<Tile> {
-        let [planes, rows, columns] = self.sizes(self.together);
-        let mut tiles = Vec::new();
-        for planes in pieces(self.planes, planes) {
-            for rows in pieces(self.rows, rows) {
-                for columns in pieces(self.columns, columns) {
-                    tiles.push(Tile {
-                        planes: planes.clone(),
-                        rows: rows.clone(),
-                        columns,
-                    });
-                }
-            }
-        }
-        tiles
-    }
-
-    /// The cells that `work` fills, tile by tile, on all threads if there is enough to do; `None` without memory.
-    pub fn run<T: Copy + Default + Send, S: Default>(
+    /// The cells that `work` fills, band by band, on all threads if there is enough to do; `None` without memory.
+    /// There are as many again behind them if there are `two` outputs.
+    ///
+    /// # Safety
+    ///
+    /// `work` must write all cells that it is given.
+    pub unsafe fn run<T: Send, S: Default>(
         self,
-        work: impl Fn(&mut S, &Tile, &mut [T]) + Send + Sync,
+        two: bool,
+        work: impl Fn(&mut S, &[Band], [&mut [MaybeUninit<T>]; 2]) + Send + Sync,
     ) -> Option<Vec<T>> {
         let cells = self
-            .planes
-            .checked_mul(self.rows)?
-            .checked_mul(self.columns)?;
+            .sizes
+            .iter()
+            .try_fold(self.planes, |n, &m| n.checked_mul(m))?;
+        let all = cells.checked_mul(if two { 2 } else { 1 })?;
         let mut output = Vec::new();
-        output.try_reserve_exact(cells).ok()?;
-        let mut rest = &mut output.spare_capacity_mut()[..cells];
-        let mut parts = Vec::new();
-        for tile in self.tiles() {
-            let (cells, after) = rest.split_at_mut(tile.cells());
-            parts.push((tile, cells));
-            rest = after;
-        }
+        output.try_reserve_exact(all).ok()?;
+        let bands: usize = self.pieces().iter().product();
         let threads = match self.work {
-            0..SERIAL_WORK => 1,
-            _ => rayon::current_num_threads().min(parts.len()),
+            0..SERIAL_CELLS => 1,
+            _ => rayon::current_num_threads().min(bands),
         };
-        let parts = Mutex::new(parts.into_iter());
+        let of_band = match bands {
+            0 => 1,
+            _ => self.band(0).cells(),
+        };
+        let of_task = (TASK_CELLS / of_band).clamp(1, bands.div_ceil(4 * threads).max(1));
+        let (first, second) = output.spare_capacity_mut()[..all].split_at_mut(cells);
+        let rest = Mutex::new(Rest {
+            next: 0,
+            cells: [first, second],
+        });
         share(threads, || {
             let mut scratch = S::default();
-            let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
-            while let Some((tile, cells)) = next() {
-                cells.fill(MaybeUninit::new(T::default()));
-                // SAFETY: all cells were written in the line above.
-                work(&mut scratch, &tile, unsafe {
-                    &mut *(cells as *mut [MaybeUninit<T>] as *mut [T])
-                });
+            let mut some = Vec::new();
+            loop {
+                let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
+                some.clear();
+                some.extend((rest.next..bands.min(rest.next + of_task)).map(|i| self.band(i)));
+                rest.next += some.len();
+                let count: usize = some.iter().map(Band::cells).sum();
+                let [mut first, mut second] = std::mem::take(&mut rest.cells);
+                let mine = [
+                    first.split_off_mut(..count).unwrap_or_default(),
+                    second
+                        .split_off_mut(..count.min(second.len()))
+                        .unwrap_or_default(),
+                ];
+                rest.cells = [first, second];
+                drop(rest);
+                if some.is_empty() {
+                    return;
+                }
+                work(&mut scratch, &some, mine);
             }
         });
-        // SAFETY: the tiles are all of these cells, and each was filled.
-        unsafe { output.set_len(cells) };
+        // SAFETY: the bands are all of these cells, and the caller has each written.
+        unsafe { output.set_len(all) };
         Some(output)
     }
 }
 
-/// Activations that one thread is done with sooner than another has woken up.
-const SERIAL_WORK: usize = 32 << 10;
+/// What no thread has taken yet.
+struct Rest<'a, T> {
+    next: usize,
+    cells: [&'a mut [MaybeUninit<T>]; 2],
+}
 
 /// Runs `work` on so many threads, the calling one among them, so that it need not wait for another to begin.
 fn share(threads: usize, work: impl Fn() + Sync) {
@@ -136,95 +133,4 @@ fn share(threads: usize, work: impl Fn() + Sync) {
         }
         work();
     });
-}
-
-/// Where there is enough to do, at least so many tiles, for threads to share them evenly.
-const LEAST_TILES: usize = 16;
-
-/// `0..len` in pieces of this size, the last one smaller.
-pub fn pieces(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..len)
-        .step_by(size)
-        .map(move |start| start..len.min(start.saturating_add(size)))
-}
-
-/// A range in pieces of this size, the last one smaller.
-pub fn spans(range: &Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
-    let first = range.start;
-    pieces(range.len(), size).map(move |piece| first + piece.start..first + piece.end)
-}
-
-/// All places in these ranges, the last one's side by side.
-pub fn places([d, h, w]: [Range<usize>; 3]) -> impl Iterator<Item = [usize; 3]> {
-    d.flat_map(move |d| {
-        let w = w.clone();
-        h.clone()
-            .flat_map(move |h| w.clone().map(move |w| [d, h, w]))
-    })
-}
-
-/// Rows of all depths of so many, counted through, in pieces: so many whole depths, or where there are fewer, so many rows
-/// of one depth.
-pub fn depths(
-    rows: &Range<usize>,
-    height: usize,
-    [depths, of_depth]: [usize; 2],
-) -> impl Iterator<Item = [Range<usize>; 2]> {
-    let Range { mut start, end } = *rows;
-    std::iter::from_fn(move || {
-        let (depth, row) = (start / height, start % height);
-        let whole = (end - start) / height;
-        let pieces = match (row, whole.min(depths)) {
-            _ if start == end => return None,
-            (0, count @ 2..) => [depth..depth + count, 0..height],
-            _ => [
-                depth..depth + 1,
-                row..height
-                    .min(row.saturating_add(of_depth))
-                    .min(row + end - start),
-            ],
-        };
-        start += pieces[0].len() * pieces[1].len();
-        Some(pieces)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn tiles_are_the_cells_in_order(
-            planes in 1usize..20, rows in 1usize..200, columns in 1usize..3000, least_rows in 1usize..9,
-            together in 1usize..20,
-        ) {
-            let tiling = Tiling { planes, rows, columns, most: 4096, least_rows, together, work: 0 };
-            let mut next = 0;
-            for tile in tiling.tiles() {
-                prop_assert!(tile.planes.len() == 1 || tile.rows == (0..rows));
-                prop_assert!(tile.rows.len() == 1 || tile.columns == (0..columns));
-                let first = (tile.planes.start * rows + tile.rows.start) * columns + tile.columns.start;
-                prop_assert_eq!(first, next);
-                next += tile.cells();
-            }
-            prop_assert_eq!(next, planes * rows * columns);
-        }
-
-        #[test]
-        fn depths_are_the_rows_in_order(
-            start in 0usize..50, len in 0usize..50, height in 1usize..9, most in 1usize..4, of_depth in 1usize..12,
-        ) {
-            let mut next = start;
-            for [depths, rows] in depths(&(start..start + len), height, [most, of_depth]) {
-                prop_assert_eq!(depths.start * height + rows.start, next);
-                prop_assert!(depths.len() <= most && rows.end <= height && !rows.is_empty());
-                let most = if depths.len() > 1 { height } else { of_depth };
-                prop_assert!(rows.len() <= most);
-                next += depths.len() * rows.len();
-            }
-            prop_assert_eq!(next, start + len);
-        }
-    }
 }

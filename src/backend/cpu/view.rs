@@ -1,23 +1,53 @@
 //! A tensor's cells with their strides, seen as planes of depth, height and width.
 
-use super::element::Element;
-use super::special::SIDE;
+use super::element::{Element, Widen};
+use super::vector::{Arch, MOST_LANES};
 use candle_core::Layout;
-use pulp::Simd;
 use std::ops::Range;
 
 /// A strided tensor of shape `(N, C, spatial…)` or `(C, spatial…)`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct View<'a, T> {
     data: &'a [T],
     channels: usize,
     batch: usize,
     /// Of batch, channel, depth, height and width, in elements.
     strides: [usize; 5],
-    /// Elements that a plane has before those of `data`.
-    origin: usize,
-    /// The index of the first plane.
-    first: usize,
+}
+
+/// The cells of a plane that a band reads: depths, rows and columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Area {
+    pub depths: Range<usize>,
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+}
+
+impl Area {
+    /// Depth, row and column of the cell with this index, in row-major order.
+    pub fn cell(&self, index: usize) -> [usize; 3] {
+        let (rows, columns) = (self.rows.len(), self.columns.len());
+        [
+            self.depths.start + index / columns / rows,
+            self.rows.start + index / columns % rows,
+            self.columns.start + index % columns,
+        ]
+    }
+
+    /// How many cells.
+    pub fn cells(&self) -> usize {
+        self.depths.len() * self.rows.len() * self.columns.len()
+    }
+}
+
+/// The cells of an [`Area`], those of a row side by side.
+#[derive(Clone, Copy, Debug)]
+pub struct Patch<'a, T> {
+    /// From the first cell on: at least [`MOST_LANES`] from the first of every row on.
+    pub cells: &'a [T],
+    /// From a depth to the next, and from a row.
+    steps: [usize; 2],
+    pub sizes: [usize; 3],
 }
 
 impl<'a, T> View<'a, T> {
@@ -32,32 +62,21 @@ impl<'a, T> View<'a, T> {
         if lead == 2 {
             (strides[0], batch) = (steps[0], dims[0]);
         }
+        // The step of an axis of one cell leads nowhere.
+        for (stride, &size) in strides[5 - rank..].iter_mut().zip(&dims[lead..]) {
+            if size == 1 {
+                *stride = 0;
+            }
+        }
+        if dims[dims.len() - 1] == 1 {
+            strides[4] = 1;
+        }
         Self {
             data: &data[layout.start_offset().min(data.len())..],
             channels: dims[lead - 1],
             batch,
             strides,
-            origin: 0,
-            first: 0,
         }
-    }
-
-    /// Whether the same cells of several planes lie side by side, as with channels last.
-    pub fn interleaved(&self) -> bool {
-        self.strides[1] == 1 && self.strides[4] > 1 && self.channels > 1
-    }
-
-    /// So many planes, this one among the first of them, whose cells lie side by side; there may be too few channels.
-    pub fn abreast(&self, plane: usize, count: usize) -> Option<Range<usize>> {
-        let channel = plane % self.channels;
-        let before = channel - channel.min(self.channels.checked_sub(count)?);
-        self.interleaved()
-            .then(|| plane - before..plane - before + count)
-    }
-
-    /// Channels, if their cells lie side by side.
-    pub fn channels_abreast(&self) -> Option<usize> {
-        self.interleaved().then_some(self.channels)
     }
 
     /// Batch times channels.
@@ -65,237 +84,131 @@ impl<'a, T> View<'a, T> {
         self.batch * self.channels
     }
 
-    /// The plane at this index of batch and channels.
-    pub fn plane(&self, index: usize) -> Plane<'a, T> {
-        let index = index - self.first;
-        let offset =
-            index / self.channels * self.strides[0] + index % self.channels * self.strides[1];
-        Plane {
-            data: &self.data[offset..],
-            strides: [self.strides[2], self.strides[3], self.strides[4]],
-            origin: self.origin,
-        }
+    fn origin(&self, plane: usize) -> usize {
+        plane / self.channels * self.strides[0] + plane % self.channels * self.strides[1]
+    }
+
+    /// The cells of a plane, by depth, row and column.
+    pub fn cell(&self, plane: usize, at: [usize; 3]) -> &'a T {
+        let inside: usize = at.iter().zip(&self.strides[2..]).map(|(i, s)| i * s).sum();
+        &self.data[self.origin(plane) + inside]
     }
 }
 
-/// As many planes of an [interleaved](View::interleaved) view as a cache line has cells of.
-pub const TOGETHER: usize = 16;
+/// Space for cells that are not where the kernels could read them.
+#[derive(Default)]
+pub struct Gathered<T: Element> {
+    cells: Vec<T>,
+    widened: Vec<T::Compute>,
+}
 
 impl<'a, T: Element> View<'a, T> {
-    /// These cells of [`TOGETHER`] planes at most, plane after plane in `cells`, seen where they were.
-    #[inline(always)]
-    pub fn gather<'b, S: Simd>(
+    /// An area of a plane in the dtype of the arithmetic: in place if it can be read there, else in `gathered`.
+    pub fn patch<'b>(
         &self,
-        simd: S,
-        planes: &Range<usize>,
-        [depths, rows, columns]: [&Range<usize>; 3],
-        cells: &'b mut Vec<T>,
-    ) -> View<'b, T> {
+        arch: Arch,
+        plane: usize,
+        area: &Area,
+        gathered: &'b mut Gathered<T>,
+    ) -> Patch<'b, T::Compute>
+    where
+        'a: 'b,
+    {
         let [_, _, depth, row, column] = self.strides;
-        let strides = [rows.len() * columns.len(), columns.len(), 1];
-        let of_plane = depths.len() * strides[0];
-        if cells.len() < planes.len() * of_plane {
-            cells.resize(planes.len() * of_plane, T::default());
-        }
-        let mut sources = [&self.data[..0]; TOGETHER];
-        for (source, plane) in sources.iter_mut().zip(planes.clone()) {
-            *source = self.plane(plane).data;
-        }
-        let sources = &sources[..planes.len()];
-        let first = sources[0].as_ptr();
-        let side_by_side = (0..)
-            .zip(sources)
-            .all(|(p, s)| s.as_ptr() == first.wrapping_add(p));
-        for (d, depth) in depths.clone().map(|d| d * depth).enumerate() {
-            for (h, row) in rows.clone().map(|h| h * row).enumerate() {
-                let to = d * strides[0] + h * strides[1];
-                if side_by_side {
-                    let cells = (&mut cells[to..], of_plane);
-                    let source = &sources[0][depth + row + columns.start * column..];
-                    if turn(
-                        simd,
-                        (source, column),
-                        [sources.len(), columns.len()],
-                        cells,
-                    )
-                    .is_some()
-                    {
-                        continue;
-                    }
-                }
-                // A few cache lines at a time, so that they stay for all planes.
-                for first in (0..columns.len()).step_by(TOGETHER) {
-                    let count = TOGETHER.min(columns.len() - first);
-                    let from = depth + row + (columns.start + first) * column;
-                    for (p, source) in sources.iter().enumerate() {
-                        let to = p * of_plane + to + first;
-                        take(&source[from..], column, &mut cells[to..to + count]);
-                    }
-                }
+        let first = self.origin(plane)
+            + area.depths.start * depth
+            + area.rows.start * row
+            + area.columns.start * column;
+        let cells = &self.data[first..];
+        let sizes = [area.depths.len(), area.rows.len(), area.columns.len()];
+        let [depths, rows, columns] = sizes;
+        let last = (depths - 1) * depth + (rows - 1) * row;
+        if column == 1 && last + columns.max(MOST_LANES) <= cells.len() {
+            if let Some(cells) = T::computed(cells) {
+                return Patch {
+                    cells,
+                    steps: [depth, row],
+                    sizes,
+                };
             }
         }
-        View {
-            data: cells,
-            channels: planes.len(),
-            batch: 1,
-            strides: [0, of_plane, strides[0], strides[1], 1],
-            origin: depths.start * strides[0] + rows.start * strides[1] + columns.start,
-            first: planes.start,
+        let Gathered {
+            cells: strided,
+            widened,
+        } = gathered;
+        let count = area.cells() + MOST_LANES;
+        if widened.len() < count {
+            widened.resize(count, T::Compute::default());
         }
-    }
-}
-
-/// Columns of cells that lie side by side, `step` cells apart, as rows, `pitch` cells apart, square by square; `None`
-/// where there are fewer cells than a square has, or no instructions for it.
-#[inline(always)]
-fn turn<S: Simd, T: Element>(
-    simd: S,
-    (cells, step): (&[T], usize),
-    [rows, columns]: [usize; 2],
-    (turned, pitch): (&mut [T], usize),
-) -> Option<()> {
-    let last = [rows.checked_sub(SIDE)?, columns.checked_sub(SIDE)?];
-    for row in (0..rows).step_by(SIDE).map(|row| row.min(last[0])) {
-        for column in (0..columns).step_by(SIDE).map(|column| column.min(last[1])) {
-            let from = (&cells[column * step + row..], step);
-            T::turn(simd, from, (&mut turned[row * pitch + column..], pitch))?;
-        }
-    }
-    Some(())
-}
-
-/// Every `step`th cell.
-#[inline(always)]
-fn take<T: Copy>(cells: &[T], step: usize, taken: &mut [T]) {
-    let cells = &cells[..(taken.len() - 1) * step + 1];
-    for (i, taken) in taken.iter_mut().enumerate() {
-        *taken = cells[i * step];
-    }
-}
-
-/// One plane of a [`View`].
-#[derive(Clone, Copy)]
-pub struct Plane<'a, T> {
-    data: &'a [T],
-    /// Of depth, height and width, in elements.
-    strides: [usize; 3],
-    /// Elements before those of `data`.
-    origin: usize,
-}
-
-impl<'a, T: Element> Plane<'a, T> {
-    /// Where the cell at a depth, row and column lies.
-    #[inline(always)]
-    fn place(&self, [d, h, w]: [usize; 3]) -> usize {
-        d * self.strides[0] + h * self.strides[1] + w * self.strides[2] - self.origin
-    }
-
-    /// The cell at a depth, row and column.
-    pub fn at(&self, at: [usize; 3]) -> T {
-        self.data[self.place(at)]
-    }
-
-    /// The cells of a row in these columns; `gathered` holds them where they do not lie side by side.
-    #[inline(always)]
-    pub fn cells<'b>(
-        &self,
-        d: usize,
-        h: usize,
-        columns: &Range<usize>,
-        gathered: &'b mut Vec<T>,
-    ) -> &'b [T]
-    where
-        'a: 'b,
-    {
-        let start = self.place([d, h, columns.start]);
-        match self.strides[2] {
-            1 => &self.data[start..start + columns.len()],
-            0 => {
-                gathered.clear();
-                gathered.resize(columns.len(), self.data[start]);
-                gathered
-            }
-            stride => {
-                gathered.clear();
-                let cells = self.data[start..].iter().step_by(stride);
-                gathered.extend(cells.take(columns.len()));
-                gathered
-            }
-        }
-    }
-
-    /// The cells from the first of these to the last, whatever lies between, with the steps from a depth to the next and
-    /// from a row; `None` where the cells of a row do not lie side by side.
-    #[inline(always)]
-    pub fn span(
-        &self,
-        depths: &Range<usize>,
-        rows: &Range<usize>,
-        columns: &Range<usize>,
-    ) -> Option<(&'a [T], [usize; 2])> {
-        let [depth, row, column] = self.strides;
-        let first = self.place([depths.start, rows.start, columns.start]);
-        let last = self.place([depths.end - 1, rows.end - 1, columns.end - 1]);
-        (column == 1).then(|| (&self.data[first..=last], [depth, row]))
-    }
-
-    /// The cells from the first of these to the last and `abreast` more behind it, whatever lies between, with the steps
-    /// from a row to the next and from a column.
-    #[inline(always)]
-    pub fn lattice(
-        &self,
-        d: usize,
-        rows: &Range<usize>,
-        columns: &Range<usize>,
-        abreast: usize,
-    ) -> (&'a [T], [usize; 2]) {
-        let [_, row, column] = self.strides;
-        let first = self.place([d, rows.start, columns.start]);
-        let last = self.place([d, rows.end - 1, columns.end - 1]);
-        (&self.data[first..last + abreast], [row, column])
-    }
-
-    /// The cells of these rows and columns, row after row; `gathered` holds them where they do not lie side by side.
-    #[inline(always)]
-    pub fn block<'b, S: Simd>(
-        &self,
-        simd: S,
-        d: usize,
-        rows: &Range<usize>,
-        columns: &Range<usize>,
-        gathered: &'b mut Vec<T>,
-    ) -> &'b [T]
-    where
-        'a: 'b,
-    {
-        let [_, row, column] = self.strides;
-        let (height, width) = (rows.len(), columns.len());
-        let start = self.place([d, rows.start, columns.start]);
-        let side_by_side = |stride, cells, of_cell| cells == 1 || stride == of_cell;
-        if side_by_side(column, width, 1) && side_by_side(row, height, width) {
-            return &self.data[start..start + height * width];
-        }
-        if row == 1 && column > 1 {
-            if gathered.len() < height * width {
-                gathered.resize(height * width, T::default());
-            }
-            let from = (&self.data[start..], column);
-            if turn(simd, from, [height, width], (gathered, width)).is_some() {
-                return &gathered[..height * width];
-            }
-        }
-        gathered.clear();
-        for h in 0..height {
-            let cells = &self.data[start + h * row..];
-            match column {
-                0 => gathered.resize(gathered.len() + width, cells[0]),
-                1 => gathered.extend_from_slice(&cells[..width]),
-                _ => {
-                    gathered.resize((h + 1) * width, T::default());
-                    take(cells, column, &mut gathered[h * width..]);
+        let widen = |cells: &[T], to: &mut [T::Compute]| {
+            let cells = &cells[..to.len()];
+            arch.run(Widen { cells, to });
+        };
+        let of_depth = rows * columns;
+        for (d, to) in widened[..area.cells()]
+            .chunks_exact_mut(of_depth)
+            .enumerate()
+        {
+            let cells = &cells[d * depth..];
+            if column != 1 {
+                strided.resize(of_depth, T::default());
+                gather(cells, [row, column], [rows, columns], strided);
+                widen(strided, to);
+            } else if row == columns || rows == 1 {
+                widen(cells, to);
+            } else {
+                for (h, to) in to.chunks_exact_mut(columns).enumerate() {
+                    widen(&cells[h * row..], to);
                 }
             }
         }
-        gathered
+        Patch {
+            cells: widened,
+            steps: [of_depth, columns],
+            sizes,
+        }
+    }
+}
+
+/// Cells of a square that is gathered at a time, so that its cache lines stay.
+const SQUARE: usize = 16;
+
+/// Rows and columns of cells with these steps, one after the other.
+fn gather<T: Copy>(cells: &[T], steps: [usize; 2], sizes: [usize; 2], gathered: &mut [T]) {
+    let [rows, columns] = sizes;
+    for top in (0..rows).step_by(SQUARE) {
+        for left in (0..columns).step_by(SQUARE) {
+            let end = columns.min(left + SQUARE);
+            for row in top..rows.min(top + SQUARE) {
+                let cells = &cells[row * steps[0] + left * steps[1]..];
+                let to = &mut gathered[row * columns + left..row * columns + end];
+                for (i, to) in to.iter_mut().enumerate() {
+                    *to = cells[i * steps[1]];
+                }
+            }
+        }
+    }
+}
+
+impl<'a, T> Patch<'a, T> {
+    /// Where a row begins.
+    pub fn at(&self, depth: usize, row: usize) -> usize {
+        depth * self.steps[0] + row * self.steps[1]
+    }
+
+    /// The cells from this one to the end of the tensor.
+    pub fn from(&self, depth: usize, row: usize, column: usize) -> &'a [T] {
+        &self.cells[self.at(depth, row) + column..]
+    }
+
+    /// Rows that follow each other without a gap, as long runs as there are.
+    #[inline(always)]
+    pub fn runs(&self) -> impl Iterator<Item = &'a [T]> + '_ {
+        let [depths, rows, columns] = self.sizes;
+        let [pieces, len] = match self.steps[1] == columns || rows == 1 {
+            true => [1, rows * columns],
+            false => [rows, columns],
+        };
+        (0..depths).flat_map(move |d| (0..pieces).map(move |row| &self.from(d, row, 0)[..len]))
     }
 }

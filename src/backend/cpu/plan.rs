@@ -1,0 +1,242 @@
+//! How a geometry is pooled: every choice of a method and every size of the engine, in one place.
+//!
+//! Nothing here depends on threads, layouts or values, so that neither do the bits that come out.
+
+use crate::geometry::{Axis, Geometry};
+use std::fmt;
+use std::ops::Range;
+
+/// Cells of a band of activations: what stays in a core's nearest cache with its sums.
+const BAND_CELLS: usize = 1 << 11;
+
+/// Columns of activations of a band, unless one window has more; more of them are cut.
+const BAND_COLUMNS: usize = 1 << 14;
+
+/// Cells that a thread takes at a time, about.
+pub const TASK_CELLS: usize = 1 << 14;
+
+/// Cells that one thread is done with sooner than another has woken up.
+pub const SERIAL_CELLS: usize = 1 << 15;
+
+/// How the windows of a row are made of its cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A window is `whole` groups of `stride` cells, one after the other, and the first `rest` cells of the next group.
+    /// Neighbours share all but one group.
+    Groups {
+        stride: usize,
+        whole: usize,
+        rest: usize,
+    },
+    /// Windows of various sizes: see [`is_ranged`].
+    Ranges,
+}
+
+/// Whether windows have no step, or are so much larger than the input that their padding is no part of a line.
+pub fn is_ranged(axis: &Axis) -> bool {
+    axis.adaptive || axis.kernel.max(axis.padding) / 2 > axis.input
+}
+
+impl Step {
+    pub fn of(axis: &Axis) -> Self {
+        if is_ranged(axis) {
+            return Self::Ranges;
+        }
+        Self::Groups {
+            stride: axis.stride,
+            whole: axis.kernel / axis.stride,
+            rest: axis.kernel % axis.stride,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ranges => write!(f, "ranges"),
+            Self::Groups {
+                stride,
+                whole,
+                rest,
+            } => write!(f, "{whole}×{stride}+{rest}"),
+        }
+    }
+}
+
+/// How many planes, depths, rows and columns are worked on together: of the output forward, of the input backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub planes: usize,
+    pub depths: usize,
+    pub rows: usize,
+    pub columns: usize,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            planes,
+            depths,
+            rows,
+            columns,
+        } = self;
+        write!(
+            f,
+            "bands of {planes} planes, {depths} depths, {rows} rows, {columns} columns"
+        )
+    }
+}
+
+/// Cells that so many windows of an axis read.
+fn read(axis: &Axis, windows: usize) -> usize {
+    let cells = match is_ranged(axis) {
+        true => (windows.saturating_mul(axis.input) / axis.output).saturating_add(2),
+        false => (windows - 1)
+            .saturating_mul(axis.stride)
+            .saturating_add(axis.kernel),
+    };
+    cells.min(axis.input)
+}
+
+/// The most windows of an axis, at least one, that read no more than so many cells.
+fn windows_within(axis: &Axis, cells: usize) -> usize {
+    let windows = match is_ranged(axis) {
+        true => (cells as u128 * axis.output as u128 / axis.input as u128) as usize,
+        false => cells.saturating_sub(axis.kernel) / axis.stride + 1,
+    };
+    windows.clamp(1, axis.output)
+}
+
+impl Plan {
+    /// Bands of the output.
+    pub fn forward(geometry: &Geometry) -> Self {
+        let [depth, height, width] = &geometry.axes;
+        let columns = match width.input <= BAND_COLUMNS && width.output <= BAND_COLUMNS {
+            true => width.output,
+            false => windows_within(width, BAND_COLUMNS).min(BAND_COLUMNS),
+        };
+        let row = read(width, columns) * read(depth, 1);
+        let rows = match columns == width.output {
+            // Rows above and below that other bands lift again must stay few.
+            true => windows_within(height, BAND_CELLS / row)
+                .max(
+                    2 * height
+                        .kernel
+                        .min(height.input)
+                        .div_ceil(height.stride.max(1)),
+                )
+                .min(height.output),
+            false => 1,
+        };
+        let plane = geometry.input_cells();
+        let whole = rows == height.output && depth.output == 1 && columns == width.output;
+        let planes = if whole {
+            (BAND_CELLS / plane).max(1)
+        } else {
+            1
+        };
+        Self {
+            planes,
+            depths: 1,
+            rows,
+            columns,
+        }
+    }
+
+    /// Bands of the input, whose windows are pooled again.
+    pub fn backward(geometry: &Geometry) -> Self {
+        let [depth, height, width] = &geometry.axes;
+        let columns = match width.input <= BAND_COLUMNS && width.output <= BAND_COLUMNS {
+            true => width.input,
+            false => BAND_COLUMNS
+                .max(2 * width.kernel.min(width.input))
+                .min(width.input),
+        };
+        let depths = match depth.disjoint() && !is_ranged(depth) {
+            true => depth.stride,
+            false => 2 * depth.kernel,
+        };
+        let depths = depths.min(depth.input);
+        let rows = match columns == width.input {
+            true => {
+                let least = match height.disjoint() && !is_ranged(height) {
+                    true => height.stride,
+                    false => 4 * height.kernel.min(height.input),
+                };
+                let rows = (2 * BAND_CELLS / (columns * depths))
+                    .max(least)
+                    .min(height.input);
+                // Whole strides, lest windows at the seams are pooled twice.
+                rows.next_multiple_of(height.stride.clamp(1, rows))
+            }
+            false => 1,
+        };
+        let plane = geometry.input_cells();
+        let whole = rows >= height.input && depths == depth.input && columns == width.input;
+        let planes = if whole {
+            (BAND_CELLS / plane).max(1)
+        } else {
+            1
+        };
+        Self {
+            planes,
+            depths,
+            rows: rows.min(height.input),
+            columns,
+        }
+    }
+}
+
+/// Windows along one axis that are pooled together, and where their cells lie.
+#[derive(Clone, Debug)]
+pub struct Span {
+    pub axis: Axis,
+    pub windows: Range<usize>,
+    /// The cells of all of them.
+    pub cells: Range<usize>,
+    /// Padded cells before those.
+    pub before: usize,
+    /// Padded cells and these, whole strides: from a line of sums to the next.
+    pub pitch: usize,
+}
+
+impl Span {
+    pub fn new(axis: &Axis, windows: Range<usize>) -> Self {
+        let cells = axis.window(windows.start).start..axis.window(windows.end - 1).end;
+        if is_ranged(axis) {
+            let pitch = cells.len();
+            return Self {
+                axis: *axis,
+                windows,
+                cells,
+                before: 0,
+                pitch,
+            };
+        }
+        let before = axis.padding.saturating_sub(windows.start * axis.stride);
+        let needed = (windows.len() - 1) * axis.stride + axis.kernel;
+        let pitch = needed
+            .max(before + cells.len())
+            .next_multiple_of(axis.stride);
+        Self {
+            axis: *axis,
+            windows,
+            cells,
+            before,
+            pitch,
+        }
+    }
+
+    /// The windows that have one of these cells.
+    pub fn touching(axis: &Axis, cells: &Range<usize>) -> Range<usize> {
+        axis.windows_of(cells.start).start..axis.windows_of(cells.end - 1).end
+    }
+
+    /// Windows of a line, those between the lines included.
+    pub fn lanes(&self) -> usize {
+        match is_ranged(&self.axis) {
+            true => self.windows.len(),
+            false => self.pitch / self.axis.stride,
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Power averages: `y = (Σ|x|^p / n)^(1/p)`, or without the `n`.
+//!
+//! The gradient of a cell is `sign(x)·|x|^(p−1)·Σ g·y^(1−p)/n`, and 0 where `y` or `x` is 0.
+
+use super::super::rule::{Add, Cell, Rule, Window};
+use super::super::vector::{Real, Vector, MOST_LANES};
+use super::average::count;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Power {
+    pub p: f64,
+    /// Whether the sum of the powers is taken, not their average.
+    pub sum: bool,
+    pub count_include_pad: bool,
+}
+
+/// A sum of powers below this may have lost some.
+const LEAST_SUM: f64 = 1e-30;
+
+/// `v^p` for `v` from 0 on.
+#[inline(always)]
+fn power<V: Vector>(v: V, p: f64) -> V {
+    if p == 2.0 {
+        return v.mul(v);
+    } else if p == 1.0 {
+        return v;
+    } else if p == 0.5 {
+        return v.sqrt();
+    } else if p == 0.0 {
+        return V::one();
+    } else if p == -1.0 {
+        return V::one().div(v);
+    }
+    let mut lanes = [V::Real::default(); MOST_LANES];
+    v.store(&mut lanes);
+    for lane in &mut lanes[..V::LANES] {
+        *lane = V::Real::from_f64(lane.to_f64().powf(p));
+    }
+    V::load(&lanes)
+}
+
+impl Power {
+    #[inline(always)]
+    fn divisor<V: Vector>(self, sums: [V; 2]) -> V {
+        if self.sum {
+            V::one()
+        } else {
+            sums[0]
+        }
+    }
+}
+
+impl Rule for Power {
+    type Join = Add;
+
+    fn counts_padding(self) -> bool {
+        self.count_include_pad
+    }
+
+    #[inline(always)]
+    fn lift<V: Vector>(self, cell: Cell<V>) -> [V; 2] {
+        [V::one(), power(cell.x.abs(), self.p)]
+    }
+
+    #[inline(always)]
+    fn finish<V: Vector>(self, sums: [V; 2]) -> V {
+        power(sums[1].quotient(self.divisor(sums)), 1.0 / self.p)
+    }
+
+    #[inline(always)]
+    fn holds<V: Vector>(self, sums: [V; 2], y: V) -> V::Mask {
+        let least = V::splat(V::Real::from_f64(LEAST_SUM));
+        let kept = V::or(sums[1].greater(least), sums[1].equal(V::zero()));
+        V::and(kept, y.finite())
+    }
+
+    #[inline(always)]
+    fn terms<V: Vector>(self, sums: [V; 2], y: V, g: V) -> [V; 2] {
+        let share = g.mul(power(y, 1.0 - self.p)).quotient(self.divisor(sums));
+        [V::select(y.greater(V::zero()), share, V::zero()), V::zero()]
+    }
+
+    #[inline(always)]
+    fn gradient<V: Vector>(self, cell: Cell<V>, terms: [V; 2]) -> [V; 2] {
+        let (x, share) = (cell.x, terms[0]);
+        let zero = V::or(share.equal(V::zero()), x.equal(V::zero()));
+        if self.p == 2.0 {
+            return [V::select(zero, V::zero(), x.mul(share)), V::zero()];
+        }
+        let slope = share.mul(power(x.abs(), self.p - 1.0));
+        let signed = V::select(x.greater(V::zero()), slope, V::zero().sub(slope));
+        [V::select(zero, V::zero(), signed), V::zero()]
+    }
+
+    fn define(self, window: &Window) -> f64 {
+        // Relative to the largest, so that no power overflows or vanishes.
+        let most = window.x.iter().fold(0.0, |most: f64, x| match x.abs() {
+            x if x > most || x.is_nan() => x,
+            _ => most,
+        });
+        if most == 0.0 || !most.is_finite() {
+            return most;
+        }
+        let sum: f64 = window.x.iter().map(|x| (x.abs() / most).powf(self.p)).sum();
+        most * (sum / self.count(window)).powf(1.0 / self.p)
+    }
+
+    fn define_gradient(self, window: &Window, g: f64, mut add: impl FnMut(usize, [f64; 2])) {
+        let y = self.define(window);
+        for (i, &x) in window.x.iter().enumerate() {
+            if y != 0.0 && x != 0.0 {
+                let slope = (x.abs() / y).powf(self.p - 1.0) / self.count(window);
+                add(i, [g * slope.copysign(x), 0.0]);
+            }
+        }
+    }
+}
+
+impl Power {
+    fn count(self, window: &Window) -> f64 {
+        if self.sum {
+            1.0
+        } else {
+            count(window, self.count_include_pad)
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The way back: what windows give is summed for each cell, down the columns first, then along the rows.
+
+use super::aligned::Aligned;
+use super::plan::{Span, Step};
+use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
+use std::ops::Range;
+
+/// The terms of a band's windows: see [`super::rule::Rule::terms`].
+pub struct Spread<'a, C> {
+    pub rows: &'a Span,
+    pub across: &'a Span,
+    /// Lines of terms, one a row of windows, zero where there is no window.
+    pub terms: &'a [C],
+}
+
+/// The sums of a row of cells, and the space to make them in.
+#[derive(Default)]
+pub struct Spreading<C> {
+    /// Rows of windows whose terms are in `line`.
+    of: Range<usize>,
+    /// Their sums, with zeros around them.
+    line: Aligned<C>,
+    /// The sums of cells, from the first padded one on.
+    pub cells: Aligned<C>,
+}
+
+/// The sums of the terms for each cell of a row of the input, in `spreading.cells`.
+pub struct SpreadBy<'a, 'b, C> {
+    pub work: &'a Spread<'b, C>,
+    pub row: usize,
+    pub spreading: &'a mut Spreading<C>,
+}
+
+impl<C: Real> Kernel for SpreadBy<'_, '_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: InstructionSet>(self) {
+        self.work.row::<C::Vector<I>>(self.row, self.spreading);
+    }
+}
+
+impl<C: Real> Spread<'_, C> {
+    /// Sums that are left from another band are forgotten.
+    pub fn begin(&self, spreading: &mut Spreading<C>) {
+        spreading.of = 0..0;
+        let line = 2 * self.margin() + self.across.lanes() + MOST_LANES;
+        spreading.line.grow(line);
+        spreading.line[..line].fill(C::default());
+        spreading.cells.grow(self.across.pitch + 4 * MOST_LANES);
+    }
+
+    /// Zeros before and after a line.
+    fn margin(&self) -> usize {
+        let reach = match Step::of(&self.across.axis) {
+            Step::Ranges => 0,
+            Step::Groups { whole, .. } => whole.min(self.across.lanes() + 1),
+        };
+        (reach + 1).next_multiple_of(MOST_LANES)
+    }
+
+    #[inline(always)]
+    fn row<V: Vector<Real = C>>(&self, row: usize, spreading: &mut Spreading<C>) {
+        let windows = self.rows.axis.windows_of(row);
+        let (first, last) = (self.rows.windows.start, self.rows.windows.end);
+        let windows = windows.start.max(first)..windows.end.min(last);
+        if windows == spreading.of {
+            return;
+        }
+        spreading.of = windows.clone();
+        self.down::<V>(
+            windows.start - first..windows.end.max(windows.start) - first,
+            spreading,
+        );
+        match Step::of(&self.across.axis) {
+            Step::Groups {
+                stride: 1,
+                whole,
+                rest,
+            } => self.along::<V, 1>(whole, rest, spreading),
+            Step::Groups {
+                stride: 2,
+                whole,
+                rest,
+            } => self.along::<V, 2>(whole, rest, spreading),
+            Step::Groups {
+                stride: 3,
+                whole,
+                rest,
+            } => self.along::<V, 3>(whole, rest, spreading),
+            Step::Groups {
+                stride,
+                whole,
+                rest,
+            } => {
+                self.along_any([stride, whole, rest], spreading);
+            }
+            Step::Ranges => self.along_ranges(spreading),
+        }
+    }
+
+    /// The sums of lines.
+    #[inline(always)]
+    fn down<V: Vector<Real = C>>(&self, lines: Range<usize>, spreading: &mut Spreading<C>) {
+        let lanes = self.across.lanes();
+        let to = &mut spreading.line[self.margin()..];
+        for at in (0..lanes).step_by(V::LANES) {
+            let mut sum = V::zero();
+            for line in lines.clone() {
+                sum = sum.add(V::load(&self.terms[line * lanes + at..]));
+            }
+            // What lies behind a line is the next one's.
+            match lanes - at < V::LANES {
+                true => {
+                    let mut last = [C::default(); MOST_LANES];
+                    sum.store(&mut last);
+                    to[at..lanes].copy_from_slice(&last[..lanes - at]);
+                }
+                false => sum.store(&mut to[at..]),
+            }
+        }
+    }
+
+    /// The sums of the windows of a vector of groups of cells: of those with the cells from `rest` on, and of those with
+    /// the cells before.
+    #[inline(always)]
+    fn windows<V: Vector<Real = C>>(&self, line: &[C], at: usize, whole: usize) -> [V; 2] {
+        let mut sum = V::zero();
+        for back in 0..whole {
+            sum = sum.add(V::load(&line[at - back..]));
+        }
+        [sum, sum.add(V::load(&line[at - whole..]))]
+    }
+
+    #[inline(always)]
+    fn along<V: Vector<Real = C>, const S: usize>(
+        &self,
+        whole: usize,
+        rest: usize,
+        spreading: &mut Spreading<C>,
+    ) {
+        let (margin, groups) = (self.margin(), self.across.lanes());
+        // No group has more windows than there are.
+        let (whole, rest) = if whole > groups {
+            (groups, 0)
+        } else {
+            (whole, rest)
+        };
+        for at in (0..groups).step_by(V::LANES) {
+            let [of_all, of_first] = self.windows::<V>(&spreading.line, margin + at, whole);
+            let mut phases = [of_all; S];
+            for (t, phase) in phases.iter_mut().enumerate() {
+                if t < rest {
+                    *phase = of_first;
+                }
+            }
+            let cells = V::interleave(phases);
+            for (i, cells) in cells.iter().enumerate() {
+                cells.store(&mut spreading.cells[at * S + i * V::LANES..]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn along_any(&self, [stride, whole, rest]: [usize; 3], spreading: &mut Spreading<C>) {
+        let (margin, groups) = (self.margin(), self.across.lanes());
+        let (whole, rest) = if whole > groups {
+            (groups, 0)
+        } else {
+            (whole, rest)
+        };
+        let line = &spreading.line;
+        for group in 0..groups {
+            let at = margin + group;
+            let of_all = (0..whole).fold(C::default(), |sum, back| sum.add(line[at - back]));
+            let cells = &mut spreading.cells[group * stride..(group + 1) * stride];
+            cells[..rest].fill(of_all.add(line[at - whole]));
+            cells[rest..].fill(of_all);
+        }
+    }
+
+    #[inline(always)]
+    fn along_ranges(&self, spreading: &mut Spreading<C>) {
+        let Span {
+            axis,
+            windows,
+            cells,
+            ..
+        } = self.across;
+        let line = &spreading.line[self.margin()..];
+        for (i, cell) in cells.clone().enumerate() {
+            let of = axis.windows_of(cell);
+            let of = of.start.max(windows.start)..of.end.min(windows.end);
+            let sum = of.fold(C::default(), |sum, o| sum.add(line[o - windows.start]));
+            spreading.cells[i] = sum;
+        }
+    }
+}

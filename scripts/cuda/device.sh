@@ -8,6 +8,7 @@ cd "$(dirname "$0")/../.."
 . scripts/cuda/stand-in/env.sh
 driver=$PWD/target/cuda-driver
 tests/cuda/driver/build.sh "$driver"
+"$driver/checks"
 export LIBRARY_PATH="$driver" LD_LIBRARY_PATH="$driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 
 tests=${*:-"accuracy composed determinism errors gradients layouts methods models not_finite properties pytorch training"}

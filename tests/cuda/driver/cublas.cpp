@@ -58,9 +58,15 @@ struct Matrices {
     size_t at(int matrix, int row, int column) const {
         return matrix * stride + (transposed ? row * lead + column : column * lead + row);
     }
-    bool written(size_t at) const {
-        for (size_t k = 0; k < bytes_of(type); k++)
-            if (!cells.shadow[at * bytes_of(type) + k].writer) return false;
+    // The values of one of them, by rows; false where a cell was never written.
+    bool read(int matrix, std::vector<double>& values) const {
+        values.clear();
+        for (int row = 0; row < rows; row++)
+            for (int column = 0; column < columns; column++) {
+                const size_t cell = at(matrix, row, column);
+                if (!cells.shadow[cell * bytes_of(type)].writer) return false;
+                values.push_back(load(cells.host, type, cell));
+            }
         return true;
     }
 };
@@ -75,23 +81,22 @@ int multiply(double alpha, Matrices a, Matrices b, double beta, Matrices c, int 
         complain("cuBLAS: a matrix reaches beyond its allocation");
         return CUBLAS_EXECUTION_FAILED;
     }
-    for (int m = 0; m < batch; m++)
+    std::vector<double> left, right;
+    for (int m = 0; m < batch; m++) {
+        if (!a.read(m, left) || !b.read(m, right)) {
+            complain("cuBLAS: a cell that nothing has written");
+            return CUBLAS_EXECUTION_FAILED;
+        }
         for (int j = 0; j < c.columns; j++)
             for (int i = 0; i < c.rows; i++) {
                 double sum = 0;
-                for (int l = 0; l < a.columns; l++) {
-                    const size_t left = a.at(m, i, l), right = b.at(m, l, j);
-                    if (!a.written(left) || !b.written(right)) {
-                        complain("cuBLAS: a cell that nothing has written");
-                        return CUBLAS_EXECUTION_FAILED;
-                    }
-                    sum += load(a.cells.host, a.type, left) * load(b.cells.host, b.type, right);
-                }
+                for (int l = 0; l < a.columns; l++) sum += left[size_t(i) * a.columns + l] * right[size_t(l) * b.columns + j];
                 const size_t to = c.at(m, i, j), bytes = bytes_of(c.type);
                 const double before = beta != 0 ? beta * load(c.cells.host, c.type, to) : 0;
                 store(c.cells.host, c.type, to, alpha * sum + before);
                 mark_written({c.cells.host + to * bytes, c.cells.shadow + to * bytes}, bytes);
             }
+    }
     return CUBLAS_SUCCESS;
 }
 

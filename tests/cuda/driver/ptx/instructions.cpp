@@ -74,9 +74,12 @@ void binary(const Instruction& i, u64* r, Machine&) {
     const T a = get<T>(r[i.source[0]]), b = get<T>(r[i.source[1]]);
     if constexpr (is_float<T>) {
         using W = Wide<T>;
-        volatile W x = W(a), y = W(b);
-        if (i.ftz) x = flush(W(x)), y = flush(W(y));
-        W z = rounded(i.rounding, [&]() -> W { return Op::template of<W>(x, y); });
+        W x = W(a), y = W(b);
+        if (i.ftz) x = flush(x), y = flush(y);
+        W z = i.rounding == Rounding::NEAREST ? Op::template of<W>(x, y) : rounded(i.rounding, [&] {
+            volatile W p = x, q = y;
+            return Op::template of<W>(p, q);
+        });
         if (i.ftz) z = flush(z);
         if (i.saturate) z = saturated(z);
         r[i.destination[0]] = put(T(z));
@@ -108,11 +111,12 @@ void shift(const Instruction& i, u64* r, Machine&) {
 template <class T>
 void fused(const Instruction& i, u64* r, Machine&) {
     using W = Wide<T>;
-    volatile W a = W(get<T>(r[i.source[0]])), b = W(get<T>(r[i.source[1]])), c = W(get<T>(r[i.source[2]]));
-    if (i.ftz) a = flush(W(a)), b = flush(W(b)), c = flush(W(c));
-    W d = rounded(i.rounding, [&]() -> W {
-        if constexpr (sizeof(W) == 4) return __builtin_fmaf(a, b, c);
-        else return __builtin_fma(a, b, c);
+    W a = W(get<T>(r[i.source[0]])), b = W(get<T>(r[i.source[1]])), c = W(get<T>(r[i.source[2]]));
+    if (i.ftz) a = flush(a), b = flush(b), c = flush(c);
+    const auto fma = [](W p, W q, W s) { return sizeof(W) == 4 ? W(__builtin_fmaf(p, q, s)) : W(__builtin_fma(p, q, s)); };
+    W d = i.rounding == Rounding::NEAREST ? fma(a, b, c) : rounded(i.rounding, [&] {
+        volatile W p = a, q = b, s = c;
+        return fma(p, q, s);
     });
     if (i.ftz) d = flush(d);
     if (i.saturate) d = saturated(d);
@@ -303,6 +307,19 @@ D to_integer(double v) {
     if (v != v) return sizeof(D) == 8 ? D(u64(1) << 63) : D(0);
     return v <= double(Limits::min()) ? Limits::min() : v >= double(Limits::max()) ? Limits::max() : D(v);
 }
+// 16-bit floats in another rounding mode: the nearest, or its neighbour.
+template <class D>
+D narrowed(Rounding mode, double v) {
+    D d = D(v);
+    const double near = double(d);
+    const bool up = near > v, down = near < v, beyond = fabs(near) > fabs(v);
+    if ((mode == Rounding::ZERO && beyond) || (mode == Rounding::DOWN && up) || (mode == Rounding::UP && down)) {
+        uint16_t bits = get<uint16_t>(put(d));
+        bits += beyond ? -1 : 1;
+        d = get<D>(bits);
+    }
+    return d;
+}
 template <class D, class S>
 void convert(const Instruction& i, u64* r, Machine&) {
     const S a = get<S>(r[i.source[0]]);
@@ -312,10 +329,15 @@ void convert(const Instruction& i, u64* r, Machine&) {
         if (i.ftz && sizeof(S) == 4) x = flush(float(x));
         if (i.to_integer) x = to_integral(i.rounding, x);
         if (i.saturate) x = saturated(x);
-        volatile double v = x;
-        Wide<D> y = rounded(i.to_integer ? Rounding::NEAREST : i.rounding, [&]() -> Wide<D> { return Wide<D>(v); });
-        if (i.ftz) y = flush(y);
-        d = put(D(y));
+        const Rounding rounding = i.to_integer ? Rounding::NEAREST : i.rounding;
+        if constexpr (is_half<D>) {
+            d = put(narrowed<D>(rounding, x));
+        } else {
+            volatile double v = x;
+            D y = rounded(rounding, [&] { return D(v); });
+            if (i.ftz) y = flush(y);
+            d = put(y);
+        }
     } else if constexpr (is_float<D>) {
         volatile S v = a;
         d = put(D(rounded(i.rounding, [&]() -> Wide<D> { return Wide<D>(v); })));

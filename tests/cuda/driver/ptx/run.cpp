@@ -103,7 +103,15 @@ private:
         for (const auto& special : f.specials) registers[special.slot] = values[special.which];
     }
 
+    // Shared memory is another block's no more, and its accesses no race with that.
+    void begin_block() {
+        std::fill(machine.shared.begin(), machine.shared.end(), char(0xcd));
+        std::fill(machine.shared_shadow.begin(), machine.shared_shadow.end(), Shadow{});
+        machine.interval++;
+    }
+
     void run_alone() {
+        begin_block();
         machine.locals = &locals;
         std::vector<u64> registers(f.registers);
         for (unsigned t = 0; t < threads; t++) {
@@ -115,18 +123,18 @@ private:
     }
 
     void run_in_turns() {
-        std::fill(machine.shared.begin(), machine.shared.end(), char(0xcd));
-        std::fill(machine.shared_shadow.begin(), machine.shared_shadow.end(), Shadow{});
+        begin_block();
         states.assign(threads, {});
         for (unsigned t = 0; t < threads; t++) {
             states[t].registers = f.registers;
             set_specials(states[t].registers.data(), t);
             size_locals(states[t].locals);
         }
-        do {
-            machine.interval++;
+        for (;;) {
             for (unsigned warp = 0; warp < threads; warp += WARP) run_warp(warp, std::min(warp + WARP, threads));
-        } while (pass_barrier());
+            if (!pass_barrier()) return;
+            machine.interval++;
+        }
     }
     // Until all its threads have ended or wait for the block.
     void run_warp(unsigned first, unsigned end) {

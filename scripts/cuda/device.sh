@@ -11,7 +11,7 @@ tests/cuda/driver/build.sh "$driver"
 "$driver/checks"
 export LIBRARY_PATH="$driver" LD_LIBRARY_PATH="$driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 
-tests=${*:-"accuracy composed determinism errors gradients layouts methods models not_finite properties pytorch training"}
+tests=${*:-"accuracy composed cuda determinism errors gradients layouts methods models not_finite properties pytorch training"}
 chosen=
 for test in $tests; do chosen="$chosen --test $test"; done
 # shellcheck disable=SC2086

@@ -420,19 +420,20 @@ u64 address(const Instruction& i, const u64* r) {
     const u64 a = r[i.source[0]] + i.offset;
     return i.shared ? address_in(SHARED, uint32_t(a)) : a;
 }
+template <class T>
 void load(const Instruction& i, u64* r, Machine& m) {
-    const char* const p = m.at(i, address(i, r), i.size * i.vector, i.read_only ? Access::READ_ONLY : Access::READ);
+    const char* const p = m.at(i, address(i, r), sizeof(T) * i.vector, i.read_only ? Access::READ_ONLY : Access::READ);
     for (int k = 0; k < i.vector; k++) {
-        u64 v = 0;
-        memcpy(&v, p + k * i.size, i.size);
-        if (i.sign_extend && i.size == 1) v = uint32_t(int8_t(v));
-        if (i.sign_extend && i.size == 2) v = uint32_t(int16_t(v));
-        if (i.destination[k] >= 0) r[i.destination[k]] = v;
+        T v;
+        memcpy(&v, p + k * sizeof v, sizeof v);
+        // Narrow integers fill 32 bits, by their sign.
+        if (i.destination[k] >= 0) r[i.destination[k]] = sizeof v < 4 ? put(int32_t(v)) : put(v);
     }
 }
+template <class T>
 void store(const Instruction& i, u64* r, Machine& m) {
-    char* const p = m.at(i, address(i, r), i.size * i.vector, Access::WRITE);
-    for (int k = 0; k < i.vector; k++) memcpy(p + k * i.size, &r[i.source[1 + k]], i.size);
+    char* const p = m.at(i, address(i, r), sizeof(T) * i.vector, Access::WRITE);
+    for (int k = 0; k < i.vector; k++) memcpy(p + k * sizeof(T), &r[i.source[1 + k]], sizeof(T));
 }
 
 struct Exchange {
@@ -499,6 +500,17 @@ Action of_any(const std::string& t, F pick) {
 template <class F>
 Action of_stored(const std::string& t, F pick) {  // 8 bits too
     return t == "u8" || t == "b8" ? pick(Of<uint8_t>()) : t == "s8" ? pick(Of<int8_t>()) : of_any(t, pick);
+}
+
+// By the bytes in memory.
+Action loads(const Types& t) {
+    if (t[0] == "s8" || t[0] == "s16") return t[0] == "s8" ? load<int8_t> : load<int16_t>;
+    const unsigned size = size_of(t[0]);
+    return size == 1 ? load<uint8_t> : size == 2 ? load<uint16_t> : size == 4 ? load<uint32_t> : load<uint64_t>;
+}
+Action stores(const Types& t) {
+    const unsigned size = size_of(t[0]);
+    return size == 1 ? store<uint8_t> : size == 2 ? store<uint16_t> : size == 4 ? store<uint32_t> : store<uint64_t>;
 }
 
 template <class Op>
@@ -658,8 +670,8 @@ const Row TABLE[] = {
     // Moves and memory.
     {"mov", "", 1, always<move>, Form::MOVE},
     {"cvta", "to global shared local const", 1, always<move>},
-    {"ld", MEMORY, 1, always<load>, Form::LOAD},
-    {"st", MEMORY, 1, always<store>, Form::STORE},
+    {"ld", MEMORY, 1, loads, Form::LOAD},
+    {"st", MEMORY, 1, stores, Form::STORE},
     {"atom.add", ATOMICS, 1, atomics<Add>, Form::ATOMIC},
     {"atom.min", ATOMICS, 1, atomics<Extreme<true, false>>, Form::ATOMIC},
     {"atom.max", ATOMICS, 1, atomics<Extreme<false, false>>, Form::ATOMIC},
@@ -680,26 +692,45 @@ const Row TABLE[] = {
     {"shfl.sync", "bfly down up idx", 1, always<nothing>, Form::SHUFFLE, Control::SHUFFLE},
 };
 
-bool has_word(const std::string& list, const std::string& word) { return (" " + list + " ").find(" " + word + " ") != std::string::npos; }
 bool has(const std::vector<std::string>& list, const std::string& word) { return std::find(list.begin(), list.end(), word) != list.end(); }
 
-bool matches(const Row& row, const Statement& s) {
-    if (s.modifiers.size() < row.types) return false;
-    std::istringstream name(row.name);
-    std::string part;
-    std::getline(name, part, '.');
-    if (part != s.opcode) return false;
-    std::vector<std::string> modifiers(s.modifiers.begin(), s.modifiers.end() - row.types);
-    while (std::getline(name, part, '.')) {
-        const auto it = std::find(modifiers.begin(), modifiers.end(), part);
-        if (it == modifiers.end()) return false;
-        modifiers.erase(it);
-    }
-    for (const auto& modifier : modifiers)
-        if (!has_word(row.modifiers, modifier)) return false;
-    for (size_t k = s.modifiers.size() - row.types; k < s.modifiers.size(); k++)
-        if (!size_of(s.modifiers[k])) return false;
-    return true;
+std::vector<std::string> parts_of(const char* text, char separator) {
+    std::vector<std::string> parts;
+    std::istringstream in(text);
+    for (std::string part; std::getline(in, part, separator);) parts.push_back(part);
+    return parts;
+}
+
+// A row, its words apart.
+struct Entry {
+    const Row& row;
+    std::vector<std::string> needed, allowed;
+};
+
+// The rows of an opcode, in the table's order.
+const std::vector<Entry>& entries_of(const std::string& opcode) {
+    static const auto all = [] {
+        std::map<std::string, std::vector<Entry>> entries;
+        for (const Row& row : TABLE) {
+            auto name = parts_of(row.name, '.');
+            const std::string key = name[0];
+            name.erase(name.begin());
+            entries[key].push_back({row, name, parts_of(row.modifiers, ' ')});
+        }
+        return entries;
+    }();
+    static const std::vector<Entry> none;
+    const auto it = all.find(opcode);
+    return it == all.end() ? none : it->second;
+}
+
+bool matches(const Entry& entry, const std::vector<std::string>& modifiers) {
+    if (modifiers.size() < entry.row.types) return false;
+    const auto types = modifiers.end() - entry.row.types;
+    const std::vector<std::string> others(modifiers.begin(), types);
+    return std::all_of(types, modifiers.end(), size_of) &&
+           std::all_of(entry.needed.begin(), entry.needed.end(), [&](auto& m) { return has(others, m); }) &&
+           std::all_of(others.begin(), others.end(), [&](auto& m) { return has(entry.needed, m) || has(entry.allowed, m); });
 }
 
 void read_modifiers(const Statement& s, Instruction& i) {
@@ -716,10 +747,7 @@ void read_modifiers(const Statement& s, Instruction& i) {
     if (has(m, "rm") || has(m, "rmi")) i.rounding = Rounding::DOWN;
     if (has(m, "rp") || has(m, "rpi")) i.rounding = Rounding::UP;
     i.shuffle = has(m, "down") ? Shuffle::DOWN : has(m, "up") ? Shuffle::UP : has(m, "idx") ? Shuffle::INDEX : Shuffle::BUTTERFLY;
-    if (!m.empty()) {
-        i.size = size_of(m.back());
-        i.sign_extend = m.back()[0] == 's';
-    }
+    if (!m.empty()) i.size = uint8_t(size_of(m.back()));
 }
 
 // [register + offset]
@@ -845,8 +873,9 @@ unsigned size_of(const std::string& type) {
 }
 
 bool assemble(const Statement& s, Instruction& i, Function& f, Names& names) {
-    for (const Row& row : TABLE) {
-        if (!matches(row, s)) continue;
+    for (const Entry& entry : entries_of(s.opcode)) {
+        if (!matches(entry, s.modifiers)) continue;
+        const Row& row = entry.row;
         i.action = row.action(Types(s.modifiers.end() - row.types, s.modifiers.end()));
         if (!i.action) continue;
         i.control = row.control;

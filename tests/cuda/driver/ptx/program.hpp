@@ -32,7 +32,7 @@ struct Instruction {
     // Modifiers.
     Rounding rounding = Rounding::NEAREST;
     bool to_integer = false;  // .rni, .rzi, .rmi, .rpi
-    bool ftz = false, saturate = false, read_only = false, sign_extend = false, shared = false;
+    bool ftz = false, saturate = false, read_only = false, shared = false;
     bool carry_in = false, carry_out = false;
     Shuffle shuffle = Shuffle::BUTTERFLY;
     uint8_t how = 0;      // a comparison, and what it is combined with

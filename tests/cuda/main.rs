@@ -8,8 +8,9 @@ mod case;
 mod common;
 
 use candle_core::{CudaStorage, DType, Layout, Result, Storage, Tensor};
-use candle_softpool::backend::cuda;
 use candle_softpool::backend::plan::{self, Kernel, Plan};
+use candle_softpool::backend::{cuda, Gradient, Weighting};
+use candle_softpool::geometry::{Geometry, Windows};
 use case::{case, Case};
 use proptest::test_runner::{Config, TestCaseError, TestRng, TestRunner};
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -41,6 +42,45 @@ fn random_passes_are_the_definition() {
     let ran = ran.into_inner();
     let kernels = Kernel::ALL.len() * DTYPES.len() * 2;
     assert_eq!(ran.len(), kernels, "of all kernels these ran: {ran:?}");
+}
+
+/// The pass that SOFTPOOL_COUNTED names, such as `forward 3 2 1`, once in every dtype.
+#[test]
+#[ignore = "scripts/cuda/instructions.py runs it and counts"]
+fn counted() {
+    let named =
+        std::env::var("SOFTPOOL_COUNTED").expect("SOFTPOOL_COUNTED: pass, kernel, stride, padding");
+    let words: Vec<&str> = named.split(' ').collect();
+    let [k, s, p] = [1, 2, 3].map(|i| words[i].parse::<usize>().unwrap());
+    let dims = [1, 8, 56, 56];
+    let windows = Windows::Sliding {
+        kernel: [k; 2],
+        stride: [s; 2],
+        padding: [p; 2],
+        ceil_mode: false,
+    };
+    let geometry = Geometry::new("counted", &windows, &dims).unwrap();
+    let weighting = Weighting {
+        beta: 1.0,
+        nan_to_num: false,
+    };
+    for dtype in DTYPES {
+        let xs = common::randn(1, 1.0, dims.as_slice(), dtype).unwrap();
+        let grad = common::randn(2, 1.0, geometry.output_shape(xs.shape()), dtype).unwrap();
+        let (x, x_layout) = xs.storage_and_layout();
+        let (dy, dy_layout) = grad.storage_and_layout();
+        let (Storage::Cuda(x), Storage::Cuda(dy)) = (&*x, &*dy) else {
+            panic!("SOFTPOOL_TEST_DEVICE is not cuda")
+        };
+        let backward =
+            |gradient| cuda::backward(x, x_layout, dy, dy_layout, &geometry, weighting, gradient);
+        match words[0] {
+            "forward" => cuda::forward(x, x_layout, &geometry, weighting),
+            "paper" => backward(Gradient::Paper),
+            _ => backward(Gradient::Exact),
+        }
+        .unwrap();
+    }
 }
 
 /// Both passes of a case.

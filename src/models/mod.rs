@@ -19,11 +19,16 @@
 pub mod densenet;
 pub mod digits;
 pub mod inception;
+mod interpolate;
 mod layers;
+mod local_attention;
+pub mod plain_usr;
 mod pooling;
 pub mod resnet;
 pub mod weights;
 
+pub use local_attention::LocalAttention;
+pub use plain_usr::PlainUsr;
 pub use pooling::{Layer, Place, Pooling};
 pub use weights::Weights;
 

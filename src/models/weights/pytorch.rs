@@ -5,7 +5,7 @@ use candle_core::{bail, DType, Device, Error, Result, Shape, Tensor};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{Read, Seek};
 use std::sync::{Arc, Mutex};
-use zip::ZipArchive;
+use zip::{CompressionMethod, ZipArchive};
 
 /// Keys of tables in checkpoints, the more wanted first: as timm does, weights averaged over the training go before its last ones.
 const KEYS: [&str; 12] = [
@@ -118,17 +118,26 @@ fn pickle_name(zip: &ZipArchive<Box<dyn Source>>) -> Option<String> {
     pickles.into_iter().next()
 }
 
+/// A file of the archive; its checksum is compared, but for the 0 that PyTorch writes where checksums were turned off.
 fn read(zip: &mut ZipArchive<Box<dyn Source>>, name: &str, most: u64) -> Result<Vec<u8>> {
-    let file = zip.by_name(name);
-    let mut file = file.map_err(|e| not_whole(format!("{name}: {e}")))?;
-    if file.size() > most {
-        bail!("{name} has {} bytes, expected at most {most}", file.size());
-    }
+    let place = zip.index_for_name(name);
+    let place = place.ok_or_else(|| not_whole(format!("it has no {name}")))?;
+    let failed = |e: &dyn std::fmt::Display| not_whole(format!("{name} is damaged: {e}"));
+    let unchecked = {
+        let file = zip.by_index_raw(place).map_err(|e| failed(&e))?;
+        if file.size() > most {
+            bail!("{name} has {} bytes, expected at most {most}", file.size());
+        }
+        file.crc32() == 0 && file.compression() == CompressionMethod::Stored
+    };
+    let file = match unchecked {
+        true => zip.by_index_raw(place),
+        false => zip.by_index(place),
+    };
     let mut bytes = vec![];
-    match file.read_to_end(&mut bytes) {
-        Ok(_) => Ok(bytes),
-        Err(e) => Err(not_whole(format!("{name} is damaged: {e}"))),
-    }
+    let mut file = file.map_err(|e| failed(&e))?;
+    file.read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+    Ok(bytes)
 }
 
 /// The tensors of the table, or module saved as a whole, that has most.
@@ -412,7 +421,8 @@ fn gather(block: &[u8], bytes: usize, offset: usize, dims: &[(usize, usize)]) ->
 
 /// The dtype by PyTorch's name of it or of its storage; else that name.
 fn dtype(name: &str) -> std::result::Result<DType, String> {
-    Ok(match name.trim_start_matches("torch.") {
+    let name = name.trim_start_matches("torch.");
+    Ok(match name {
         "DoubleStorage" | "float64" => DType::F64,
         "FloatStorage" | "float32" => DType::F32,
         "HalfStorage" | "float16" => DType::F16,

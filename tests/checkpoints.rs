@@ -271,7 +271,7 @@ fn pickles_made_to_do_harm_are_refused() {
         (table(&[&subclass[..], b")R"].concat()), "malformed"),
         // Nested ever deeper.
         (
-            table(&[b")".repeat(1), b"\x85".repeat(200_000)].concat()),
+            table(&[b")".to_vec(), b"\x85".repeat(200_000)].concat()),
             "no tensors",
         ),
         (

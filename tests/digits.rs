@@ -14,8 +14,9 @@ const EXPECTED: &str = include_str!("../examples/classify/samples/expected.txt")
 fn every_sample_is_read_as_what_it_shows() -> Result<()> {
     // Relative to the package, where Cargo runs tests, also those of other targets.
     let weights = Weights::open("examples/classify/weights/digits-soft.safetensors")?;
-    let network = |vb| Digits::new(10, PoolingMethod::Soft, vb);
-    let network = weights.build(DType::F32, &Device::Cpu, network)?;
+    let network = weights.build(DType::F32, &Device::Cpu, |vb| {
+        Digits::new(10, PoolingMethod::Soft, vb)
+    })?;
     for line in EXPECTED.lines() {
         let (name, class) = line.split_once(' ').context("a name and a class")?;
         let image = image::open(format!("examples/classify/samples/{name}"))?;

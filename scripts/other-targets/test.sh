@@ -32,8 +32,9 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--cfg=library_alone"
 # Kept from run to run, as the toolchain is: what the library depends on takes longest.
 CARGO_TARGET_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/candle-softpool/other-targets
 export CARGO_TARGET_DIR
-# Emulation is slow: fewer random cases, and the library optimised.
-export PROPTEST_CASES="${PROPTEST_CASES:-16}" CARGO_PROFILE_DEV_OPT_LEVEL=1
+# Fewer random cases, since emulation is slow; dependencies less optimised than usual, since these are few tests.
+export PROPTEST_CASES="${PROPTEST_CASES:-16}"
+level='profile.dev.package."*".opt-level=1'
 
 tests="accuracy composed determinism digits errors gradients layouts methods not_finite properties public_face pytorch training"
 # Until the CPU engine has one rule for NaN in a minimum or maximum, on every instruction set.
@@ -43,5 +44,6 @@ for target in $targets; do
     # What other checkouts left.
     cargo clean --quiet --locked --target "$target" --package candle-softpool
     # shellcheck disable=SC2046
-    cargo test --quiet --locked --target "$target" --no-fail-fast --lib $(printf -- '--test %s ' $tests) -- --skip "$known"
+    cargo test --config "$level" --quiet --locked --target "$target" --no-fail-fast --lib $(printf -- '--test %s ' $tests) \
+        -- --skip "$known"
 done

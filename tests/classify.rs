@@ -338,3 +338,144 @@ fn a_wrong_command_has_status_2_and_says_what_is_allowed() {
         );
     }
 }
+
+#[test]
+fn a_driver_that_waits_for_each_answer_gets_it() {
+    use std::io::{BufRead, BufReader};
+    let mut child = classify()
+        .args(["--json", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the example runs");
+    let mut input = child.stdin.take().expect("a pipe");
+    let mut answers = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    for digit in ["3", "1", "4"] {
+        writeln!(input, "{}", sample(&format!("digit-{digit}.png"))).expect("written");
+        let answer: Value =
+            serde_json::from_str(&answers.next().expect("a line").expect("text")).expect("JSON");
+        assert_eq!(answer["class"], digit);
+    }
+    drop(input);
+    assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn weights_that_are_not_numbers_are_reported() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("nan.safetensors");
+    let shipped = manifest("examples/classify/weights/digits-soft.safetensors");
+    let mut tensors = candle_core::safetensors::load(shipped, &Device::Cpu).expect("the weights");
+    let bias = Tensor::full(f32::NAN, 10, &Device::Cpu).expect("a tensor");
+    tensors.insert("classifier.bias".to_string(), bias);
+    candle_core::safetensors::save(&tensors, &file).expect("saved");
+    let output = run(&[
+        "--json",
+        "--weights",
+        &file.display().to_string(),
+        &sample("digit-1.png"),
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("not a number"));
+    assert!(lines(&output)[0]["error"].is_string());
+}
+
+/// A thumbnail in the EXIF data has an end marker of its own.
+#[test]
+fn a_truncated_photograph_with_a_thumbnail_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("short.jpg");
+    let whole = std::fs::read(sample("paper.jpg")).expect("the sample");
+    let thumbnail = [&[0xff, 0xe1, 0, 8][..], &[0xff, 0xd8, 0xff, 0xd9, 0, 0]].concat();
+    let short = [&whole[..2], &thumbnail, &whole[2..whole.len() / 2]].concat();
+    std::fs::write(&file, short).expect("written");
+    let output = run(&[&file.display().to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("truncated"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn folders_within_folders_and_paths_before_nul_bytes_from_standard_input() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let inner = folder.path().join("a/b");
+    std::fs::create_dir_all(&inner).expect("created");
+    let digit = image::open(sample("digit-5.png")).expect("the sample");
+    for name in ["5.bmp", "5.gif", "5.tiff", "5.webp"] {
+        digit.to_rgb8().save(inner.join(name)).expect("saved");
+    }
+    let mut child = classify()
+        .args(["--json", "--null", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the example runs");
+    let mut input = child.stdin.take().expect("a pipe");
+    let list = format!("{}\0{}\0", folder.path().display(), sample("digit-6.png"));
+    input.write_all(list.as_bytes()).expect("written");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    let classes: Vec<_> = lines(&output)
+        .iter()
+        .map(|line| line["class"].clone())
+        .collect();
+    assert_eq!(classes, ["5", "5", "5", "5", "6"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_path_that_is_no_text_and_a_folder_in_itself() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let name = std::ffi::OsStr::from_bytes(b"7\xff.png");
+    std::fs::copy(sample("digit-7.png"), folder.path().join(name)).expect("copied");
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("loop")).expect("linked");
+    let mut child = classify()
+        .args(["--json", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the example runs");
+    let mut input = child.stdin.take().expect("a pipe");
+    let path = folder.path().join(name);
+    let list = [
+        path.as_os_str().as_bytes(),
+        b"\n",
+        folder.path().as_os_str().as_bytes(),
+    ]
+    .concat();
+    input.write_all(&list).expect("written");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("loop"),
+        "{}",
+        text(&output.stderr)
+    );
+    let classes: Vec<_> = lines(&output)
+        .iter()
+        .map(|line| line["class"].clone())
+        .collect();
+    assert_eq!(classes.iter().filter(|class| **class == "7").count(), 2);
+    assert_eq!(classes.len(), 3);
+}
+
+#[test]
+fn a_labels_file_may_begin_with_a_byte_order_mark() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let labels = folder.path().join("labels.txt");
+    let names: Vec<_> = (0..10).map(|digit| format!("d{digit}")).collect();
+    std::fs::write(&labels, format!("\u{feff}{}", names.join("\n"))).expect("written");
+    let output = run(&[
+        "--json",
+        "--labels",
+        &labels.display().to_string(),
+        &sample("digit-0.png"),
+    ]);
+    assert_eq!(lines(&output)[0]["class"], "d0");
+}

@@ -31,6 +31,7 @@ fn run(threads: usize, pool: &Pool, xs: &Tensor, grad: &Tensor) -> Result<(Tenso
         .install(|| pool.run(xs, grad))
 }
 
+#[cfg_attr(target_family = "wasm", ignore = "there are no threads")]
 #[test]
 fn the_number_of_threads_is_no_matter() -> Result<()> {
     for dtype in dtypes() {

@@ -148,7 +148,8 @@ macro_rules! as_in_torchvision {
 }
 
 as_in_torchvision! {
-    resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d wide_resnet50_2 wide_resnet101_2
+    resnet18 resnet34 resnet50 resnet101 resnet152 resnet200 resnext50_32x4d resnext101_32x4d resnext101_32x8d
+    resnext101_64x4d wide_resnet50_2 wide_resnet101_2
     densenet121 densenet161 densenet169 densenet201 inception_v3
 }
 

@@ -44,3 +44,14 @@ fn there_are_a_thousand_classes() {
         ["tench", "Egyptian cat", "toilet tissue"]
     );
 }
+
+/// Resized as a whole, the first would take 20 GB.
+#[test]
+fn images_of_any_shape_are_prepared_in_little_memory() {
+    let imagenet = imagenet::ImageNet::of(Model::ResNet18);
+    for (width, height) in [(100_000, 1), (1, 100_000), (9, 1), (2000, 8)] {
+        let image = DynamicImage::ImageRgb8(RgbImage::new(width, height));
+        let tensor = imagenet.tensor(image).expect("a tensor");
+        assert_eq!(tensor.dims(), [3, 224, 224]);
+    }
+}

@@ -97,6 +97,91 @@ fn shards_by_folder_or_index() -> Result<()> {
     Ok(())
 }
 
+/// Hubs keep a network in several dtypes and formats side by side, and trainers keep more.
+#[test]
+fn a_folder_with_several_copies_of_the_network() -> Result<()> {
+    let good = [("fc.weight", weight()?), ("fc.bias", bias()?)];
+    let other = [("fc.weight", bias()?)];
+    for (network, others) in [
+        (
+            "model.safetensors",
+            &["model.fp16.safetensors", "adapter.safetensors"][..],
+        ),
+        (
+            "resnet18.safetensors",
+            &["resnet18.bf16.safetensors", "resnet18.fp16.safetensors"],
+        ),
+        (
+            "model.safetensors",
+            &[
+                "pytorch_model.bin",
+                "training_args.bin",
+                "._model.safetensors",
+            ],
+        ),
+        ("resnet18.safetensors", &["._resnet18.safetensors"]),
+    ] {
+        let folder = tempdir()?;
+        for name in others {
+            save(&folder.path().join(name), &other)?;
+        }
+        save(&folder.path().join(network), &good)?;
+        loads(folder.path());
+    }
+    for (network, others) in [
+        (
+            "pytorch_model.bin",
+            &["training_args.bin", "optimizer.pt"][..],
+        ),
+        ("resnet18.pth", &["resnet18.fp16.pth"]),
+    ] {
+        let folder = tempdir()?;
+        for name in others {
+            save(&folder.path().join(name), &other)?;
+        }
+        fs::copy(fixture("state.pth"), folder.path().join(network))?;
+        loads(folder.path());
+    }
+    Ok(())
+}
+
+/// An index in another dtype beside the one of the usual name.
+#[test]
+fn a_folder_with_several_indices() -> Result<()> {
+    let folder = saved(&[("fc.weight", weight()?), ("fc.bias", bias()?)])?;
+    let path = |name: &str| folder.path().join(name);
+    fs::rename(path("model.safetensors"), path("a.safetensors"))?;
+    save(&path("b.safetensors"), &[("fc.weight", bias()?)])?;
+    for (index, shard) in [
+        ("model.safetensors.index.json", "a.safetensors"),
+        ("model.fp16.safetensors.index.json", "b.safetensors"),
+    ] {
+        fs::write(
+            path(index),
+            format!(r#"{{"weight_map": {{"x": "{shard}"}}}}"#),
+        )?;
+    }
+    loads(folder.path());
+    Ok(())
+}
+
+#[test]
+fn the_content_of_a_file() -> Result<()> {
+    let folder = saved(&[("fc.weight", weight()?), ("fc.bias", bias()?)])?;
+    for file in [
+        folder.path().join("model.safetensors"),
+        fixture("state.pth"),
+    ] {
+        let weights = Weights::from_bytes(fs::read(file)?)?;
+        weights.build(DType::F32, &CPU, fc)?;
+    }
+    for bytes in [&b""[..], b"PK", b"{}", &[0x80, 2, 0x8a, 10]] {
+        let error = Weights::from_bytes(bytes).err().unwrap().to_string();
+        assert!(error.starts_with("weights in memory: "), "{error}");
+    }
+    Ok(())
+}
+
 #[test]
 fn what_pytorch_saves() -> Result<()> {
     loads(&fixture("state.pth"));
@@ -117,6 +202,60 @@ fn what_pytorch_saves() -> Result<()> {
 fn prefix_of_data_parallel_training_goes() -> Result<()> {
     let folder = saved(&[("module.fc.weight", weight()?), ("module.fc.bias", bias()?)])?;
     loads(folder.path());
+    Ok(())
+}
+
+/// What compilers, trainers and networks around the network put before its names.
+#[test]
+fn what_is_put_before_every_name_goes() -> Result<()> {
+    for prefix in [
+        "module.module.",
+        "_orig_mod.",
+        "_orig_mod.module.",
+        "module._orig_mod.",
+        "model.",
+        "backbone.",
+        "model.backbone.",
+        "model.module.",
+        "model._orig_mod.",
+        "module.model.",
+        "network.",
+        "net.",
+    ] {
+        let [weight_name, bias_name] = ["weight", "bias"].map(|name| format!("{prefix}fc.{name}"));
+        let folder = saved(&[(&weight_name, weight()?), (&bias_name, bias()?)])?;
+        loads(folder.path());
+    }
+    Ok(())
+}
+
+/// A network that has such a part itself finds it.
+#[test]
+fn a_part_of_that_name_is_found_by_its_whole_name() -> Result<()> {
+    let folder = saved(&[("model.fc.weight", weight()?), ("model.fc.bias", bias()?)])?;
+    let weights = Weights::open(folder.path())?;
+    weights.build(DType::F32, &CPU, |vb| fc(vb.pp("model")))?;
+    weights.build(DType::F32, &CPU, fc)?;
+    let names: Vec<_> = weights.tensors().map(|(name, _)| name).collect();
+    assert_eq!(names, ["model.fc.bias", "model.fc.weight"]);
+    Ok(())
+}
+
+/// Training scripts keep other parts beside the network: they are what does not fit, not everything.
+#[test]
+fn parts_beside_the_network_are_unexpected() -> Result<()> {
+    let folder = saved(&[
+        ("model.fc.weight", weight()?),
+        ("model.fc.bias", bias()?),
+        ("criterion.weight", bias()?),
+    ])?;
+    let weights = Weights::open(folder.path())?;
+    let error = weights.build(DType::F32, &CPU, fc).err().unwrap();
+    let error = error.to_string();
+    assert!(
+        error.ends_with("network\n  unexpected: criterion.weight [2]"),
+        "{error}"
+    );
     Ok(())
 }
 

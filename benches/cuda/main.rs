@@ -3,20 +3,25 @@
 //! `cargo bench --features cuda --bench cuda` prints lines of shape, dtype, method and milliseconds, tab-separated;
 //! `benches/cuda/table.py` runs it, times PyTorch in the same way, and makes a table of both.
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
 use candle_core::{DType, Device, Storage, Tensor};
 use candle_softpool::backend::{cuda, Gradient, Weighting};
 use candle_softpool::geometry::{Geometry, Windows};
 
-/// `(N, C, H, W)`, kernel, stride, padding: as in `table.py`.
-const SHAPES: [([usize; 4], usize, usize, usize); 6] = [
-    ([64, 64, 112, 112], 2, 2, 0),
-    ([64, 64, 112, 112], 3, 2, 0),
-    ([64, 64, 112, 112], 3, 2, 1),
-    ([32, 64, 224, 224], 7, 3, 0),
-    ([32, 128, 56, 56], 13, 1, 6),
-    ([64, 512, 56, 56], 56, 56, 0),
+/// `(N, C, spatial…)`, kernel, stride, padding, and the activations' standard deviation: as in `table.py`.
+type Case = (&'static [usize], usize, usize, usize, f64);
+const CASES: [Case; 10] = [
+    (&[64, 64, 112, 112], 2, 2, 0, 1.0),
+    (&[64, 64, 112, 112], 3, 2, 0, 1.0),
+    (&[64, 64, 112, 112], 3, 2, 1, 1.0),
+    (&[32, 64, 224, 224], 7, 3, 0, 1.0),
+    (&[32, 128, 56, 56], 13, 1, 6, 1.0),
+    (&[64, 512, 56, 56], 56, 56, 0, 1.0),
+    (&[64, 2048, 7, 7], 7, 7, 0, 1.0),
+    (&[64, 64, 113, 113], 3, 2, 1, 1.0),
+    (&[64, 64, 112, 112], 3, 2, 1, 5.0),
+    (&[8, 64, 16, 56, 56], 2, 2, 0, 1.0),
 ];
 /// Inputs take turns, so many bytes of them that no cache holds what comes again.
 const ROTATED: usize = 512 << 20;
@@ -27,40 +32,53 @@ const BATCHES: usize = 21;
 
 fn main() -> Result<()> {
     let device = Device::new_cuda(0)?;
-    for (dims, k, s, p) in SHAPES {
+    let mut failed = 0;
+    for case in CASES {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            shape(&device, dims, (k, s, p), dtype)?;
+            // The others are worth having all the same.
+            if let Err(error) = measure(&device, case, dtype) {
+                eprintln!("{} {}: {error:#}", name(case), dtype.as_str());
+                failed += 1;
+            }
         }
     }
+    ensure!(failed == 0, "{failed} cases failed, see above");
     Ok(())
 }
 
-fn shape(
-    device: &Device,
-    dims: [usize; 4],
-    (k, s, p): (usize, usize, usize),
-    dtype: DType,
-) -> Result<()> {
-    let windows = Windows::Sliding {
-        kernel: [k; 2],
-        stride: [s; 2],
-        padding: [p; 2],
+fn name((dims, k, s, p, deviation): Case) -> String {
+    format!("{dims:?} {k}/{s} p{p} σ{deviation}")
+}
+
+fn geometry<const D: usize>((dims, k, s, p, _): Case) -> candle_core::Result<Geometry> {
+    let windows = Windows::<D>::Sliding {
+        kernel: [k; D],
+        stride: [s; D],
+        padding: [p; D],
         ceil_mode: false,
     };
-    let geometry = Geometry::new("benchmark", &windows, &dims)?;
+    Geometry::new("benchmark", &windows, dims)
+}
+
+fn measure(device: &Device, case: Case, dtype: DType) -> Result<()> {
+    let (dims, k, s, p, deviation) = case;
+    let geometry = match dims.len() {
+        4 => geometry::<2>(case)?,
+        _ => geometry::<3>(case)?,
+    };
     let weighting = Weighting {
         beta: 1.0,
         nan_to_num: false,
     };
     let bytes = dims.iter().product::<usize>() * dtype.size_in_bytes();
     let inputs = (0..ROTATED.div_ceil(bytes) + 1)
-        .map(|_| Tensor::randn(0f32, 1., &dims, device)?.to_dtype(dtype))
+        .map(|_| Tensor::randn(0f32, deviation as f32, dims, device)?.to_dtype(dtype))
         .collect::<candle_core::Result<Vec<_>>>()?;
     let shape = geometry.output_shape(inputs[0].shape());
     let grad = Tensor::randn(0f32, 1., &shape, device)?.to_dtype(dtype)?;
     let report = |method: &str, run: &dyn Fn(&Tensor) -> candle_core::Result<()>| -> Result<()> {
         let ms = time(device, &inputs, run).with_context(|| method.to_owned())?;
-        println!("{dims:?} {k}/{s} p{p}\t{}\t{method}\t{ms}", dtype.as_str());
+        println!("{}\t{}\t{method}\t{ms}", name(case), dtype.as_str());
         Ok(())
     };
     report("copy", &|x| x.copy().map(drop))?;
@@ -84,7 +102,7 @@ fn shape(
             cuda::backward(x, layout, dy, dy_layout, &geometry, weighting, gradient).map(drop)
         })?;
     }
-    if p == 0 {
+    if p == 0 && dims.len() == 4 {
         report("candle max_pool2d", &|x| {
             x.max_pool2d_with_stride(k, s).map(drop)
         })?;

@@ -47,21 +47,24 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// Without an argument the names of the kernels, with one that kernel, twice: callgrind counts `counted` alone.
+/// Without an argument the names of the kernels. With one that kernel, once to warm up, and then as often as a second
+/// argument says, or once: callgrind counts `counted` alone.
 fn main() -> Result<()> {
     // Cargo passes --bench.
-    let Some(name) = std::env::args().skip(1).find(|arg| arg != "--bench") else {
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    let Some(name) = args.next() else {
         cases().iter().for_each(|case| println!("{}", case.name));
         return Ok(());
     };
     let Some(case) = cases().into_iter().find(|case| case.name == name) else {
         bail!("no kernel {name:?}");
     };
+    let calls: u32 = args.next().map_or(Ok(1), |calls| calls.parse())?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(1)
         .use_current_thread()
         .build_global()?;
-    let arch = format!("{:?}", candle_softpool::backend::cpu::Arch::best());
+    let arch = format!("{:?}", pulp::Arch::new());
     println!("{}", arch.split('(').next().unwrap_or_default());
     let shape = (1, 8, 56, 56);
     let cells = 8 * 56 * 56;
@@ -71,11 +74,15 @@ fn main() -> Result<()> {
     if case.backward {
         let ys = case.pool.forward(&xs)?;
         black_box(ys.backward()?);
-        counted(|| black_box(ys.backward()).map(|_| ()))?;
+        for _ in 0..calls {
+            counted(|| black_box(ys.backward()).map(|_| ()))?;
+        }
     } else {
         let xs = xs.as_detached_tensor();
         black_box(case.pool.forward(&xs)?);
-        counted(|| black_box(case.pool.forward(&xs)).map(|_| ()))?;
+        for _ in 0..calls {
+            counted(|| black_box(case.pool.forward(&xs)).map(|_| ()))?;
+        }
     }
     Ok(())
 }

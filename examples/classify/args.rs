@@ -1,6 +1,7 @@
 //! The command line.
 
-use candle_core::{bail, DType, Device, Error, Result};
+use crate::device::DeviceName;
+use candle_core::{bail, DType, Error, Result};
 use candle_softpool::models::{Model, Pooling};
 use clap::{Parser, ValueEnum};
 use std::fmt;
@@ -9,9 +10,12 @@ use std::str::FromStr;
 
 /// Classifies images: by default handwritten digits, with weights that ship; with --model as ImageNet's 1,000 classes.
 ///
-/// Without a path it classifies the sample images that ship. A path is an image (PNG, JPEG) or a folder of them; `-` reads
-/// paths from standard input, one a line. Results go to standard output as they are found, in the order of the
-/// input; what went wrong goes to standard error, and the exit status is 1 if any image failed, 2 for a wrong command.
+/// Without a path it classifies the sample images that ship. A path is an image (PNG, JPEG, WebP, GIF, BMP, TIFF) or a folder
+/// of them, with the folders in it; `-` reads paths from standard input, one a line, and answers as soon as the input pauses.
+/// Results go to standard output as they are found, in the order of the input; what went wrong goes to standard error,
+/// and the exit status is 1 if any image failed, 2 for a wrong command.
+///
+/// Images are turned as their EXIF data say; torchvision does not do this, and neither does --no-orient.
 ///
 /// Digits: an image becomes luma on white; it counts as dark on light where its border is brighter than its mean, and
 /// is then inverted. An image of 28×28 is taken as it is; any other is cut to its ink, scaled to 20 pixels and centred
@@ -47,6 +51,12 @@ pub struct Args {
     /// One JSON object a line for every image, in place of the table
     #[arg(long)]
     pub json: bool,
+    /// Paths on standard input end with a NUL byte, as `find -print0` writes them
+    #[arg(long)]
+    pub null: bool,
+    /// Leave images as they are stored, whatever orientation their EXIF data give
+    #[arg(long)]
+    pub no_orient: bool,
     /// Where the network runs: auto takes a GPU if there is one
     #[arg(long, default_value = "auto")]
     pub device: DeviceName,
@@ -95,31 +105,6 @@ impl fmt::Display for Network {
         match self {
             Self::Digits => f.pad("digits"),
             Self::ImageNet(model) => model.fmt(f),
-        }
-    }
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum DeviceName {
-    Auto,
-    Cpu,
-    Cuda,
-    Metal,
-}
-
-impl DeviceName {
-    pub fn device(self) -> anyhow::Result<Device> {
-        use anyhow::Context;
-        use candle_core::utils::{cuda_is_available, metal_is_available};
-        let cuda = || Device::new_cuda(0).context("no CUDA device (built with --features cuda?)");
-        let metal =
-            || Device::new_metal(0).context("no Metal device (built with --features metal?)");
-        match self {
-            Self::Cuda => cuda(),
-            Self::Metal => metal(),
-            Self::Auto if cuda_is_available() => cuda(),
-            Self::Auto if metal_is_available() => metal(),
-            Self::Auto | Self::Cpu => Ok(Device::Cpu),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::args::{Args, DTypeName, Network};
 use crate::imagenet::{self, ImageNet};
-use crate::images::Prepare;
+use crate::images::{Kind, Prepare};
+use crate::say::say;
 use crate::weights;
 use anyhow::{bail, ensure, Context, Result};
 use candle_core::{DType, Device, ModuleT, Tensor, D};
@@ -46,9 +47,7 @@ impl Classifier {
                 };
                 if trained.is_some_and(|trained| trained != method) {
                     let file = path.display();
-                    eprintln!(
-                        "{file}: trained with another pooling than {method}: expect mistakes"
-                    );
+                    say!("{file}: trained with another pooling than {method}: expect mistakes");
                 }
                 method
             }
@@ -69,7 +68,10 @@ impl Classifier {
         let about = format!("digits, {pooling} pooling{}", accuracy.unwrap_or_default());
         Ok(Self {
             network: Box::new(network),
-            prepare: Prepare::Digit,
+            prepare: Prepare {
+                kind: Kind::Digit,
+                orient: !args.no_orient,
+            },
             labels,
             about,
             dtype,
@@ -91,7 +93,10 @@ impl Classifier {
             weights.build(dtype, &device, |vb| model.build(labels.len(), &pooling, vb))?;
         Ok(Self {
             network: Box::new(network),
-            prepare: Prepare::ImageNet(ImageNet::of(model)),
+            prepare: Prepare {
+                kind: Kind::ImageNet(ImageNet::of(model)),
+                orient: !args.no_orient,
+            },
             labels,
             about: format!("{model}, {pooling} pooling"),
             dtype,
@@ -119,6 +124,8 @@ fn labels(
     if let Some(file) = &args.labels {
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("labels {}: cannot read them", file.display()))?;
+        // Some editors begin a text with a mark of its byte order.
+        let text = text.trim_start_matches('\u{feff}');
         let labels: Vec<String> = text.lines().map(String::from).collect();
         ensure!(
             rows.is_none_or(|rows| rows == labels.len()),

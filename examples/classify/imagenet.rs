@@ -8,6 +8,9 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::imageops::crop_imm;
 use image::{DynamicImage, RgbImage};
 
+/// Sides more unlike than this are cut before they are resized, so that no shape takes much memory.
+const LONGEST: u32 = 8;
+
 /// The classes' names, one a line.
 pub const LABELS: &str = include_str!("imagenet.txt");
 
@@ -36,7 +39,7 @@ impl ImageNet {
 
     /// `(3, crop, crop)`, normalised.
     pub fn tensor(&self, image: DynamicImage) -> Result<Tensor> {
-        let image = resized(image.into_rgb8(), self.resize)?;
+        let image = resized(without_ends(image).into_rgb8(), self.resize)?;
         let [left, top] = [image.width(), image.height()].map(|side| middle(side, self.crop));
         let image = crop_imm(&image, left, top, self.crop, self.crop).to_image();
         let side = self.crop as usize;
@@ -50,6 +53,18 @@ impl ImageNet {
         }
         Ok(Tensor::from_vec(planes, (3, side, side), &Device::Cpu)?)
     }
+}
+
+/// The middle of an image whose one side is many times the other; of its ends the network sees nothing.
+fn without_ends(image: DynamicImage) -> DynamicImage {
+    let (width, height) = (image.width(), image.height());
+    let most = width.min(height).saturating_mul(LONGEST);
+    if width.max(height) <= most {
+        return image;
+    }
+    let (to_width, to_height) = (width.min(most), height.min(most));
+    let (left, top) = ((width - to_width) / 2, (height - to_height) / 2);
+    image.crop_imm(left, top, to_width, to_height)
 }
 
 /// The shorter side becomes `shorter`, the longer keeps its proportion, rounded down.

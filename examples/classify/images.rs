@@ -1,15 +1,20 @@
 //! From a file to the tensor that a network takes.
 
+use crate::decode::decode;
 use crate::digit;
 use crate::imagenet::ImageNet;
-use anyhow::{bail, Context, Result};
+use anyhow::Result;
 use candle_core::{Device, Tensor};
-use image::{DynamicImage, ImageFormat, ImageReader};
-use std::io::Cursor;
 use std::path::Path;
 
 /// How a network wants its images.
-pub enum Prepare {
+pub struct Prepare {
+    pub kind: Kind,
+    /// Whether to turn them as their EXIF data say.
+    pub orient: bool,
+}
+
+pub enum Kind {
     Digit,
     ImageNet(ImageNet),
 }
@@ -17,31 +22,14 @@ pub enum Prepare {
 impl Prepare {
     /// The image of a file, `(C, H, W)` in f32 on the CPU.
     pub fn read(&self, file: &Path) -> Result<Tensor> {
-        let image = decode(file)?;
-        match self {
-            Self::Digit => {
+        let image = decode(file, self.orient)?;
+        match &self.kind {
+            Kind::Digit => {
                 let ink = digit::ink(&image);
-                Ok(Tensor::from_vec(
-                    ink,
-                    (1, digit::SIZE, digit::SIZE),
-                    &Device::Cpu,
-                )?)
+                let shape = (1, digit::SIZE, digit::SIZE);
+                Ok(Tensor::from_vec(ink, shape, &Device::Cpu)?)
             }
-            Self::ImageNet(imagenet) => imagenet.tensor(image),
+            Kind::ImageNet(imagenet) => imagenet.tensor(image),
         }
     }
-}
-
-fn decode(file: &Path) -> Result<DynamicImage> {
-    let bytes = std::fs::read(file).context("cannot read it")?;
-    let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format()?;
-    let Some(format) = reader.format() else {
-        bail!("not an image: its first bytes are those of no known format");
-    };
-    let image = reader.decode().context("not a readable image")?;
-    // The decoder fills what is missing of a JPEG with grey.
-    if format == ImageFormat::Jpeg && !bytes.windows(2).any(|pair| pair == [0xff, 0xd9]) {
-        bail!("not a readable image: this JPEG has no end, it is truncated");
-    }
-    Ok(image)
 }

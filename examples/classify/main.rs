@@ -1,11 +1,14 @@
 //! Classifies images: handwritten digits out of the box, ImageNet's classes with pretrained weights.
 mod args;
 mod classifier;
+mod decode;
+mod device;
 mod digit;
 mod imagenet;
 mod images;
 mod pipeline;
 mod report;
+mod say;
 mod sources;
 mod weights;
 
@@ -14,6 +17,7 @@ use args::Args;
 use clap::Parser;
 use classifier::Classifier;
 use report::Report;
+use say::say;
 use std::io;
 use std::process::ExitCode;
 
@@ -34,7 +38,7 @@ fn main() -> ExitCode {
         // Whoever reads the results has had enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            say!("{error:#}");
             ExitCode::FAILURE
         }
     }
@@ -43,7 +47,7 @@ fn main() -> ExitCode {
 /// How many images failed.
 fn classify(args: &Args) -> Result<usize> {
     let classifier = Classifier::load(args)?;
-    let (files, known) = sources::files(&args.paths);
+    let (files, known) = sources::files(&args.paths, args.null);
     let mut report = Report::new(&classifier.labels, args.top_k, args.json, known.as_deref())?;
     pipeline::run(&classifier, files, args.batch_size, |outcome| {
         report.outcome(outcome)

@@ -3,15 +3,18 @@
 use crate::classifier::Classifier;
 use crate::images::Prepare;
 use crate::sources::Files;
-use anyhow::Result;
+use anyhow::{bail, Result};
 use candle_core::Tensor;
 use rayon::prelude::*;
 use std::path::PathBuf;
-use std::sync::mpsc::sync_channel;
-use std::time::Instant;
+use std::sync::mpsc::{sync_channel, Receiver};
+use std::time::{Duration, Instant};
 
 /// Batches that wait for the network, at most.
 const WAITING: usize = 2;
+
+/// Input that brings no file for so long has paused: what has come is answered.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What became of one file; where a folder or standard input failed, there is none.
 pub struct Outcome {
@@ -34,13 +37,24 @@ pub fn run(
     mut report: impl FnMut(Outcome) -> Result<()>,
 ) -> Result<()> {
     let (sender, batches) = sync_channel(WAITING);
+    let (named, names) = sync_channel(batch_size);
+    // Not of the scope: it may wait for input when all else has ended.
+    std::thread::spawn(move || {
+        for file in files {
+            if named.send(file).is_err() {
+                return;
+            }
+        }
+    });
     std::thread::scope(|scope| {
         // Owned here, so that the reader stops when this ends early.
         let batches = batches;
         scope.spawn(move || {
-            read(&classifier.prepare, files, batch_size, |batch| {
-                sender.send(batch).is_ok()
-            })
+            while let Some(files) = batch(&names, batch_size) {
+                if sender.send(read(&classifier.prepare, files)).is_err() {
+                    return;
+                }
+            }
         });
         for batch in batches {
             for outcome in answer(classifier, batch)? {
@@ -51,30 +65,32 @@ pub fn run(
     })
 }
 
+/// The next files: a whole batch, or those that came before a pause; `None` at the end.
+fn batch(names: &Receiver<Result<PathBuf>>, size: usize) -> Option<Vec<Result<PathBuf>>> {
+    let mut batch = vec![names.recv().ok()?];
+    while batch.len() < size {
+        match names.recv_timeout(PAUSE) {
+            Ok(file) => batch.push(file),
+            Err(_) => break,
+        }
+    }
+    Some(batch)
+}
+
 /// An image ready for the network, and how long that took in milliseconds.
 type Ready = (Option<PathBuf>, Result<(Tensor, f64)>);
 
-/// Reads the images of a batch in parallel, batch after batch, until `send` is false.
-fn read(prepare: &Prepare, mut files: Files, batch_size: usize, send: impl Fn(Vec<Ready>) -> bool) {
-    loop {
-        let batch: Vec<_> = files.by_ref().take(batch_size).collect();
-        if batch.is_empty() {
-            return;
+/// Reads the images of a batch in parallel.
+fn read(prepare: &Prepare, batch: Vec<Result<PathBuf>>) -> Vec<Ready> {
+    let read = |file: Result<PathBuf>| match file {
+        Ok(file) => {
+            let start = Instant::now();
+            let image = prepare.read(&file);
+            (Some(file), image.map(|image| (image, milliseconds(start))))
         }
-        let batch = batch.into_par_iter().map(|file| match file {
-            Ok(file) => {
-                let start = Instant::now();
-                let image = prepare
-                    .read(&file)
-                    .map(|image| (image, milliseconds(start)));
-                (Some(file), image)
-            }
-            Err(error) => (None, Err(error)),
-        });
-        if !send(batch.collect()) {
-            return;
-        }
-    }
+        Err(error) => (None, Err(error)),
+    };
+    batch.into_par_iter().map(read).collect()
 }
 
 fn answer(classifier: &Classifier, batch: Vec<Ready>) -> Result<Vec<Outcome>> {
@@ -87,14 +103,20 @@ fn answer(classifier: &Classifier, batch: Vec<Ready>) -> Result<Vec<Outcome>> {
     }
     .into_iter();
     let share = milliseconds(start) / images.len().max(1) as f64;
-    let outcome = |(file, image): Ready| Outcome {
-        file,
-        answer: image.map(|(_, reading)| Answer {
-            probabilities: answers.next().expect("an answer for every image"),
-            milliseconds: reading + share,
-        }),
+    let mut outcome = |(file, image): Ready| {
+        let answer = image.and_then(|(_, reading)| {
+            let probabilities: Vec<f32> = answers.next().expect("an answer for every image");
+            if probabilities.iter().any(|p| p.is_nan()) {
+                bail!("the network's answer is not a number: look at the weights");
+            }
+            Ok(Answer {
+                probabilities,
+                milliseconds: reading + share,
+            })
+        });
+        Outcome { file, answer }
     };
-    Ok(batch.into_iter().map(outcome).collect())
+    Ok(batch.into_iter().map(&mut outcome).collect())
 }
 
 fn milliseconds(start: Instant) -> f64 {

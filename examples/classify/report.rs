@@ -1,6 +1,7 @@
 //! Results to standard output, errors and progress to standard error.
 
 use crate::pipeline::{Answer, Outcome};
+use crate::say::say;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
@@ -86,7 +87,7 @@ impl<'a> Report<'a> {
                     Some(file) => format!("{}: {error:#}", file.display()),
                     None => format!("{error:#}"),
                 };
-                self.bar.suspend(|| eprintln!("{message}"));
+                self.bar.suspend(|| say!("{message}"));
                 if self.json {
                     let file = file.map(|file| file.display().to_string());
                     let line = serde_json::json!({"file": file, "error": format!("{error:#}")});
@@ -109,7 +110,7 @@ impl<'a> Report<'a> {
         let seconds = self.start.elapsed().as_secs_f64();
         let speed = (self.done - self.failed) as f64 / seconds;
         let images = if self.done == 1 { "image" } else { "images" };
-        eprintln!(
+        say!(
             "{} {images}{failed}, {seconds:.2} s, {speed:.1} images/s ({about})",
             self.done
         );
@@ -124,7 +125,7 @@ impl<'a> Report<'a> {
                 .map(|total| format!(" of {total}"))
                 .unwrap_or_default();
             let speed = self.done as f64 / self.start.elapsed().as_secs_f64();
-            eprintln!("{}{of} images, {speed:.1} images/s", self.done);
+            say!("{}{of} images, {speed:.1} images/s", self.done);
         }
     }
 

@@ -1,21 +1,22 @@
 //! Which files to classify.
 
-use anyhow::{Context, Result};
+use anyhow::{anyhow, Context, Result};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
 
 /// Files, or why there are none where the user named some; one by one, since standard input may not end soon.
 pub type Files = Box<dyn Iterator<Item = Result<PathBuf>> + Send>;
 
 /// The files that paths stand for, and how many where that is known beforehand.
-pub fn files(paths: &[PathBuf]) -> (Files, Option<Vec<PathBuf>>) {
+pub fn files(paths: &[PathBuf], null: bool) -> (Files, Option<Vec<PathBuf>>) {
     let samples = [Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/classify/samples")];
     let paths = if paths.is_empty() { &samples } else { paths };
     if paths.iter().any(|path| path == Path::new("-")) {
         let paths = paths.to_vec();
-        let files = paths.into_iter().flat_map(|path| -> Files {
+        let files = paths.into_iter().flat_map(move |path| -> Files {
             match path == Path::new("-") {
-                true => Box::new(standard_input()),
+                true => Box::new(standard_input(null)),
                 false => Box::new(expand(&path).into_iter()),
             }
         });
@@ -27,45 +28,56 @@ pub fn files(paths: &[PathBuf]) -> (Files, Option<Vec<PathBuf>>) {
     (Box::new(files.into_iter()), Some(known))
 }
 
-/// One path a line.
-fn standard_input() -> impl Iterator<Item = Result<PathBuf>> {
-    let lines = std::io::BufReader::new(std::io::stdin()).split(b'\n');
-    lines.filter_map(|line| {
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => return Some(Err(error).context("standard input")),
-        };
-        let text = String::from_utf8_lossy(&line);
-        let path = text.trim_end_matches('\r');
-        (!path.is_empty()).then(|| Ok(path.into()))
+/// The files of the paths there: one a line, or each before a NUL byte.
+fn standard_input(null: bool) -> impl Iterator<Item = Result<PathBuf>> {
+    let end = if null { 0 } else { b'\n' };
+    let entries = std::io::BufReader::new(std::io::stdin()).split(end);
+    entries.flat_map(move |entry| match entry {
+        Ok(mut entry) => {
+            if !null && entry.ends_with(b"\r") {
+                entry.pop();
+            }
+            match entry.is_empty() {
+                true => vec![],
+                false => expand(&path(entry)),
+            }
+        }
+        Err(error) => vec![Err(error).context("standard input")],
     })
 }
 
-/// The file itself, or the images of a folder by name.
+/// A path is any bytes there.
+#[cfg(unix)]
+fn path(bytes: Vec<u8>) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    std::ffi::OsString::from_vec(bytes).into()
+}
+
+#[cfg(not(unix))]
+fn path(bytes: Vec<u8>) -> PathBuf {
+    String::from_utf8_lossy(&bytes).into_owned().into()
+}
+
+/// The file itself, or the images of a folder and of those in it, by name.
 fn expand(path: &Path) -> Vec<Result<PathBuf>> {
     if !path.is_dir() {
         return vec![Ok(path.to_path_buf())];
     }
-    match images(path) {
-        Ok(images) if images.is_empty() => {
-            vec![Err(anyhow::anyhow!(
-                "{}: no images in this folder",
-                path.display()
-            ))]
-        }
-        Ok(images) => images.into_iter().map(Ok).collect(),
-        Err(error) => vec![Err(error).with_context(|| path.display().to_string())],
-    }
-}
-
-fn images(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut images = vec![];
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if image::ImageFormat::from_path(&path).is_ok() && path.is_file() {
-            images.push(path);
+    let mut found = vec![];
+    for entry in WalkDir::new(path).follow_links(true).sort_by_file_name() {
+        match entry {
+            Ok(entry) => {
+                let named = image::ImageFormat::from_path(entry.path()).is_ok();
+                if named && !entry.file_type().is_dir() {
+                    found.push(Ok(entry.into_path()));
+                }
+            }
+            // Its message names the path: a folder that cannot be read, a link to nothing or to a folder around it.
+            Err(error) => found.push(Err(error.into())),
         }
     }
-    images.sort();
-    Ok(images)
+    if found.is_empty() {
+        found.push(Err(anyhow!("{}: no images in this folder", path.display())));
+    }
+    found
 }

@@ -44,11 +44,7 @@ pub fn forward(
     weighting: Weighting,
 ) -> Result<CudaStorage> {
     let plan = plan::forward(input.dtype(), layout, geometry, weighting)?;
-    let device = input.device();
-    dispatch!("soft-pool", (input), {
-        let input = input.slice(layout.start_offset().min(input.len())..);
-        run(device, &plan, &input, &input)
-    })
+    run(&plan, input, layout, input, layout)
 }
 
 /// The gradient of the input of `forward`, contiguous, from that of its output.
@@ -63,16 +59,27 @@ pub fn backward(
 ) -> Result<CudaStorage> {
     let dtype = input.dtype();
     let plan = plan::backward(dtype, layout, grad_layout, geometry, weighting, gradient)?;
+    run(&plan, input, layout, grad, grad_layout)
+}
+
+/// The output of a plan; a forward pass has no use for the gradient.
+pub fn run(
+    plan: &Plan,
+    input: &CudaStorage,
+    layout: &Layout,
+    grad: &CudaStorage,
+    grad_layout: &Layout,
+) -> Result<CudaStorage> {
     let device = input.device();
-    dispatch!("soft-pool-backward", (input, grad), {
+    dispatch!("SoftPool", (input, grad), {
         let input = input.slice(layout.start_offset().min(input.len())..);
         let grad = grad.slice(grad_layout.start_offset().min(grad.len())..);
-        run(device, &plan, &input, &grad)
+        launch_all(device, plan, &input, &grad)
     })
 }
 
 /// Launches a plan's kernels, one after another.
-fn run<T: CudaElement>(
+fn launch_all<T: CudaElement>(
     device: &CudaDevice,
     plan: &Plan,
     input: &CudaView<'_, T>,

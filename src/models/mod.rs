@@ -19,11 +19,16 @@
 pub mod densenet;
 pub mod digits;
 pub mod inception;
+mod interpolate;
 mod layers;
+mod local_attention;
+pub mod plain_usr;
 mod pooling;
 pub mod resnet;
 pub mod weights;
 
+pub use local_attention::LocalAttention;
+pub use plain_usr::PlainUsr;
 pub use pooling::{Layer, Place, Pooling};
 pub use weights::Weights;
 
@@ -140,10 +145,16 @@ models! {
     ResNet101 "resnet101" resnet(&R::RESNET101),
     /// ResNet-152.
     ResNet152 "resnet152" resnet(&R::RESNET152),
+    /// ResNet-200.
+    ResNet200 "resnet200" resnet(&R::RESNET200),
     /// ResNeXt-50, 32 groups of 4.
     ResNeXt50_32x4d "resnext50_32x4d" resnet(&R::RESNEXT50_32X4D),
+    /// ResNeXt-101, 32 groups of 4.
+    ResNeXt101_32x4d "resnext101_32x4d" resnet(&R::RESNEXT101_32X4D),
     /// ResNeXt-101, 32 groups of 8.
     ResNeXt101_32x8d "resnext101_32x8d" resnet(&R::RESNEXT101_32X8D),
+    /// ResNeXt-101, 64 groups of 4.
+    ResNeXt101_64x4d "resnext101_64x4d" resnet(&R::RESNEXT101_64X4D),
     /// Wide ResNet-50.
     WideResNet50_2 "wide_resnet50_2" resnet(&R::WIDE_RESNET50_2),
     /// Wide ResNet-101.

@@ -55,10 +55,16 @@ impl Config {
     pub const RESNET101: Self = Self::bottleneck([3, 4, 23, 3], 1, STEM);
     /// ResNet-152.
     pub const RESNET152: Self = Self::bottleneck([3, 8, 36, 3], 1, STEM);
+    /// ResNet-200, which torchvision lacks.
+    pub const RESNET200: Self = Self::bottleneck([3, 24, 36, 3], 1, STEM);
     /// ResNeXt-50, 32 groups of 4.
     pub const RESNEXT50_32X4D: Self = Self::bottleneck([3, 4, 6, 3], 32, 4);
+    /// ResNeXt-101, 32 groups of 4, which torchvision lacks.
+    pub const RESNEXT101_32X4D: Self = Self::bottleneck([3, 4, 23, 3], 32, 4);
     /// ResNeXt-101, 32 groups of 8.
     pub const RESNEXT101_32X8D: Self = Self::bottleneck([3, 4, 23, 3], 32, 8);
+    /// ResNeXt-101, 64 groups of 4.
+    pub const RESNEXT101_64X4D: Self = Self::bottleneck([3, 4, 23, 3], 64, 4);
     /// ResNet-50, its 3×3 convolutions twice as wide.
     pub const WIDE_RESNET50_2: Self = Self::bottleneck([3, 4, 6, 3], 1, 2 * STEM);
     /// ResNet-101, its 3×3 convolutions twice as wide.

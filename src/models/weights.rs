@@ -1,25 +1,34 @@
 //! Reading weights: one safetensors file, several shards, or what PyTorch saves; and saying what does not fit.
 
-use candle_core::pickle::PthTensors;
+mod files;
+mod names;
+mod pickle;
+mod pytorch;
+
 use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{bail, DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
+use pytorch::{Archive, Source};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-
-/// Where training scripts put the network in a PyTorch checkpoint, tried in this order.
-const NESTED: [&str; 4] = ["state_dict", "model_state_dict", "model", "net"];
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Tensors by name, read when a network asks for them.
 ///
 /// [`Self::open`] takes one safetensors file, an index of shards (`model.safetensors.index.json`), a PyTorch file
-/// (`.pth`, `.pt`, `.bin`), or a folder with one of these. Names become torchvision's: the `module.` that PyTorch's
-/// data parallelism puts before every name goes, as in the checkpoints of SoftPool's authors; the dense layers of old
-/// DenseNet checkpoints (`norm.1`) get their present names (`norm1`); `num_batches_tracked`, which no layer uses, is
-/// left out. A PyTorch file may hold the tensors under `state_dict`, `model_state_dict`, `model` or `net`.
+/// (`.pth`, `.pt`, `.bin`), or a folder with one of these; [`Self::from_bytes`] one file's content.
+///
+/// Names become torchvision's: the `module.` and `_orig_mod.` that PyTorch's data parallelism and compiler put before every name
+/// go, as in the checkpoints of SoftPool's authors; the dense layers of old DenseNet checkpoints (`norm.1`) get their present
+/// names (`norm1`); `num_batches_tracked` and `n_averaged`, which no layer uses, are left out. Where most names begin with
+/// `model.`, `backbone.`, `module.`, `network.` or `net.`, a network may leave that out when it asks.
+///
+/// In a PyTorch file the network may be a table of tensors at any level, or a module that was saved as a whole: the one with most
+/// tensors counts, and of equals the one whose key says that it is averaged (`state_dict_ema`, `model_ema`), as in timm.
+/// Nothing in such a file is executed. Its checksums are compared.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -48,11 +57,13 @@ struct Files {
     path: PathBuf,
     files: Vec<(PathBuf, File)>,
     tensors: BTreeMap<String, Entry>,
+    /// What a network may leave out of most names.
+    prefix: String,
 }
 
 enum File {
     Safetensors(BufferedSafetensors),
-    PyTorch(PthTensors),
+    PyTorch(Archive),
 }
 
 /// Where a tensor is, under which name there, and its shape.
@@ -65,6 +76,8 @@ struct Entry {
 impl Weights {
     /// The tensors of a file, of an index of shards, or of a folder.
     ///
+    /// In a folder, a file of a usual name (`model.safetensors`, `pytorch_model.bin`, or its index) counts alone, and a file in another
+    /// dtype beside the same one (`a.fp16.safetensors` beside `a.safetensors`) does not count.
     /// Safetensors files are read whole, and stay in memory until the last clone and the `VarBuilder`s of it are gone.
     ///
     /// # Errors
@@ -73,31 +86,64 @@ impl Weights {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let mut files = vec![];
-        let mut tensors = BTreeMap::new();
-        for path in shards(path)? {
+        for path in files::shards(path)? {
             let file = File::open(&path).map_err(|e| failed(&path, &e))?;
+            files.push((path, file));
+        }
+        Self::of(path, files)
+    }
+
+    /// The tensors of a safetensors or PyTorch file's content.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use candle_softpool::models::{digits::Digits, Weights};
+    /// use candle_softpool::PoolingMethod;
+    ///
+    /// # const BYTES: &[u8] = include_bytes!("../../examples/classify/weights/digits-soft.safetensors");
+    /// # const _: &str = r#"
+    /// const BYTES: &[u8] = include_bytes!("digits-soft.safetensors");
+    /// # "#;
+    /// let weights = Weights::from_bytes(BYTES)?;
+    /// let network = weights.build(DType::F32, &Device::Cpu, |vb| Digits::new(10, PoolingMethod::Soft, vb))?;
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::open`].
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self> {
+        let path = Path::new("in memory");
+        let file = File::read(Cursor::new(bytes.into())).map_err(|e| failed(path, &e))?;
+        Self::of(path, vec![(path.to_path_buf(), file)])
+    }
+
+    fn of(path: &Path, files: Vec<(PathBuf, File)>) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for (i, (path, file)) in files.iter().enumerate() {
             for (name, shape) in file.tensors() {
-                let Some(known) = torchvision_name(&name) else {
+                let Some(known) = names::torchvision(&name) else {
                     continue;
                 };
                 let entry = Entry {
-                    file: files.len(),
+                    file: i,
                     name,
                     shape,
                 };
                 if tensors.insert(known.clone(), entry).is_some() {
-                    return Err(failed(&path, &format!("a second tensor {known:?}")));
+                    return Err(failed(path, &format!("a second tensor {known:?}")));
                 }
             }
-            files.push((path, file));
         }
         if tensors.is_empty() {
             return Err(failed(path, &"no tensors in it"));
         }
+        let prefix = names::holders(tensors.keys());
         Ok(Self(Arc::new(Files {
             path: path.to_path_buf(),
             files,
             tensors,
+            prefix,
         })))
     }
 
@@ -108,7 +154,18 @@ impl Weights {
 
     /// The shape of the tensor of this name.
     pub fn shape(&self, name: &str) -> Option<&Shape> {
-        self.0.tensors.get(name).map(|entry| &entry.shape)
+        self.find(name).map(|(_, entry)| &entry.shape)
+    }
+
+    /// The tensor of this name, or of it behind what a network may leave out.
+    fn find(&self, name: &str) -> Option<(&str, &Entry)> {
+        let exact = self.0.tensors.get_key_value(name);
+        let held = || {
+            let name = format!("{}{name}", self.0.prefix);
+            self.0.tensors.get_key_value(&name)
+        };
+        let (name, entry) = exact.or_else(held)?;
+        Some((name, entry))
     }
 
     /// For candle's layers: they get the tensors in this dtype on this device, whatever dtype the file has.
@@ -163,8 +220,13 @@ impl Weights {
                 Some(_) => {}
             }
         }
+        let found: BTreeSet<_> = asked
+            .keys()
+            .filter_map(|name| self.find(name))
+            .map(|(n, _)| n)
+            .collect();
         for (name, shape) in self.tensors() {
-            if !asked.contains_key(name) {
+            if !found.contains(name) {
                 line(format!("unexpected: {name} {:?}", shape.dims()));
             }
         }
@@ -178,7 +240,7 @@ impl Weights {
     }
 
     fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        let Some(entry) = self.0.tensors.get(name) else {
+        let Some((_, entry)) = self.find(name) else {
             return Err(failed(&self.0.path, &format!("no tensor {name:?}")));
         };
         let (path, file) = &self.0.files[entry.file];
@@ -216,38 +278,34 @@ impl SimpleBackend for Weights {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.0.tensors.contains_key(name)
+        self.find(name).is_some()
     }
 }
 
 impl File {
     fn open(path: &Path) -> Result<Self> {
-        use std::io::Read;
-        let mut start = vec![];
-        std::fs::File::open(path)?.take(4).read_to_end(&mut start)?;
-        if start.starts_with(b"PK") {
-            return Self::pytorch(path);
+        Self::read(std::fs::File::open(path)?)
+    }
+
+    fn read(mut source: impl Source + 'static) -> Result<Self> {
+        let mut bytes = vec![];
+        source.by_ref().take(4).read_to_end(&mut bytes)?;
+        source.rewind()?;
+        match bytes[..] {
+            [b'P', b'K', ..] => return Ok(Self::PyTorch(Archive::open(Box::new(source))?)),
+            [0x80, 2..=5, 0x8a | 0x95, _] => {
+                bail!(
+                    "PyTorch's format from before 1.6: read and save it again with a newer PyTorch"
+                )
+            }
+            _ => {}
         }
-        if start.starts_with(b"\x80\x02") {
-            bail!("PyTorch's format from before 1.6: read and save it again with a newer PyTorch");
-        }
-        match BufferedSafetensors::new(std::fs::read(path)?) {
+        bytes.clear();
+        source.read_to_end(&mut bytes)?;
+        match BufferedSafetensors::new(bytes) {
             Ok(tensors) => Ok(Self::Safetensors(tensors)),
             Err(e) => bail!("not a whole safetensors or PyTorch file: {e}"),
         }
-    }
-
-    fn pytorch(path: &Path) -> Result<Self> {
-        for key in std::iter::once(None).chain(NESTED.map(Some)) {
-            match PthTensors::new(path, key) {
-                Ok(tensors) if !tensors.tensor_infos().is_empty() => {
-                    return Ok(Self::PyTorch(tensors))
-                }
-                Err(e) if key.is_none() => bail!("not a whole PyTorch file: {e}"),
-                _ => {}
-            }
-        }
-        bail!("no tensors in it, at the top or under one of {NESTED:?}")
     }
 
     fn tensors(&self) -> Vec<(String, Shape)> {
@@ -257,18 +315,14 @@ impl File {
                 .into_iter()
                 .map(|(name, view)| (name, Shape::from(view.shape())))
                 .collect(),
-            Self::PyTorch(file) => file
-                .tensor_infos()
-                .iter()
-                .map(|(name, info)| (name.clone(), info.layout.shape().clone()))
-                .collect(),
+            Self::PyTorch(file) => file.tensors(),
         }
     }
 
     fn load(&self, name: &str) -> Result<Tensor> {
         match self {
             Self::Safetensors(file) => file.load(name, &Device::Cpu),
-            Self::PyTorch(file) => file.get(name)?.ok_or_else(|| Error::msg("it is gone")),
+            Self::PyTorch(file) => file.load(name),
         }
     }
 }
@@ -276,89 +330,6 @@ impl File {
 /// An error that names the file; a list of tensors wants no backtrace behind it.
 fn failed(path: &Path, problem: &dyn Display) -> Error {
     Error::Msg(format!("weights {}: {problem}", path.display()))
-}
-
-/// The files that a path stands for.
-fn shards(path: &Path) -> Result<Vec<PathBuf>> {
-    if path.is_dir() {
-        return in_folder(path);
-    }
-    match path.extension().is_some_and(|e| e == "json") {
-        true => in_index(path).map_err(|e| failed(path, &e)),
-        false => Ok(vec![path.to_path_buf()]),
-    }
-}
-
-/// What a folder holds: an index of shards, else its safetensors files, else its one PyTorch file.
-fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(|e| failed(folder, &e))?;
-    let mut paths = vec![];
-    for entry in entries {
-        paths.push(entry.map_err(|e| failed(folder, &e))?.path());
-    }
-    paths.sort();
-    let ending = |endings: &[&str]| -> Vec<PathBuf> {
-        let has = |path: &&PathBuf| {
-            let name = path.to_string_lossy();
-            endings.iter().any(|ending| name.ends_with(ending))
-        };
-        paths.iter().filter(has).cloned().collect()
-    };
-    if let [index] = ending(&[".safetensors.index.json", ".bin.index.json"]).as_slice() {
-        return shards(index);
-    }
-    let safetensors = ending(&[".safetensors"]);
-    if !safetensors.is_empty() {
-        return Ok(safetensors);
-    }
-    match ending(&[".pth", ".pt", ".bin"]) {
-        one if one.len() == 1 => Ok(one),
-        none_or_many => Err(failed(
-            folder,
-            &format!(
-                "a folder with no safetensors file and {} PyTorch files, expected one",
-                none_or_many.len()
-            ),
-        )),
-    }
-}
-
-/// The shards that an index names, beside it.
-fn in_index(index: &Path) -> Result<Vec<PathBuf>> {
-    let index_of: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(index)?).map_err(Error::wrap)?;
-    let Some(map) = index_of["weight_map"].as_object() else {
-        bail!("an index of shards has a \"weight_map\"");
-    };
-    let mut names = BTreeSet::new();
-    for name in map.values() {
-        match name.as_str() {
-            Some(name) if Path::new(name).file_name() == Some(name.as_ref()) => names.insert(name),
-            _ => bail!("{name} is not the name of a file beside the index"),
-        };
-    }
-    Ok(names.into_iter().map(|n| index.with_file_name(n)).collect())
-}
-
-/// What torchvision calls this tensor today; `None` for a counter that no layer uses.
-fn torchvision_name(name: &str) -> Option<String> {
-    let name = name.strip_prefix("module.").unwrap_or(name);
-    let parts: Vec<&str> = name.split('.').collect();
-    if parts.last() == Some(&"num_batches_tracked") {
-        return None;
-    }
-    let mut known = String::new();
-    for (i, part) in parts.iter().enumerate() {
-        let old_dense_layer = i >= 2
-            && parts[i - 2].starts_with("denselayer")
-            && ["norm", "conv"].contains(&parts[i - 1])
-            && ["1", "2"].contains(part);
-        if i > 0 && !old_dense_layer {
-            known.push('.');
-        }
-        known.push_str(part);
-    }
-    Some(known)
 }
 
 /// Gives zeros and keeps what was asked for.
@@ -392,6 +363,6 @@ impl SimpleBackend for Recorder {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }

@@ -317,7 +317,7 @@ impl Pool {
     }
 
     /// A window's output, and how its output moves with each cell.
-    fn window(&self, window: &[f64]) -> (f64, Vec<f64>) {
+    pub fn window(&self, window: &[f64]) -> (f64, Vec<f64>) {
         let fixed = |y: f64| {
             let slope = if self.nan_to_num { 0.0 } else { f64::NAN };
             (y, vec![slope; window.len()])

@@ -5,6 +5,8 @@ use candle_softpool::backend::{Gradient, Weighting};
 use candle_softpool::geometry::{Geometry, Windows};
 use proptest::prelude::*;
 use proptest::sample::select;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 /// How a tensor lies in memory.
 #[derive(Clone, Copy, Debug)]
@@ -195,6 +197,7 @@ pub fn tensor(
     dims: &[usize],
     dtype: DType,
     lie: Lie,
+    device: &Device,
     mut value: impl FnMut() -> f64,
 ) -> Result<Tensor> {
     let (last, rank) = (dims.len() - 1, dims.len());
@@ -207,7 +210,9 @@ pub fn tensor(
         Lie::Broadcast => stored[0] = 1,
     }
     let data: Vec<f64> = (0..stored.iter().product()).map(|_| value()).collect();
-    let tensor = Tensor::from_vec(data, stored, &Device::Cpu)?.to_dtype(dtype)?;
+    let tensor = Tensor::from_vec(data, stored, &Device::Cpu)?
+        .to_dtype(dtype)?
+        .to_device(device)?;
     match lie {
         Lie::Contiguous => Ok(tensor),
         Lie::Narrowed(start) => tensor.narrow(last, start, dims[last]),
@@ -218,5 +223,47 @@ pub fn tensor(
         }
         Lie::Transposed => tensor.transpose(last, rank - 2),
         Lie::Broadcast => tensor.broadcast_as(dims),
+    }
+}
+
+/// A standard normal value (Box and Muller, 1958).
+pub fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let mut uniform = || (f64::from(rng.next_u32()) + 1.0) / 4294967296.0;
+    (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()
+}
+
+/// The activations of a case, one after another.
+pub fn values(case: &Case) -> impl FnMut() -> f64 {
+    let (values, dtype) = (case.input.1, case.dtype);
+    let mut rng = ChaCha8Rng::seed_from_u64(case.seed);
+    let huge = match dtype {
+        DType::F16 => 6e4,
+        DType::F64 => 1e305,
+        _ => 3e38,
+    };
+    move || {
+        let x = normal(&mut rng);
+        let dice = rng.next_u32() % 100;
+        match values {
+            Values::Normal => 3.0 * x,
+            Values::Huge => (x * huge).clamp(-huge, huge),
+            Values::Shifted => x + 1000.0,
+            Values::Mixed => match dice {
+                0..5 => x + 12.0,
+                5..50 => 0.0,
+                _ => 0.01 * x,
+            },
+            Values::NotFinite => match dice {
+                0 => f64::NAN,
+                1 | 2 => f64::INFINITY,
+                3..20 => f64::NEG_INFINITY,
+                _ => x,
+            },
+            Values::Infinite(negative) => match dice {
+                0..80 if negative => f64::NEG_INFINITY,
+                0..80 => f64::INFINITY,
+                _ => x,
+            },
+        }
     }
 }

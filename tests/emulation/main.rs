@@ -1,5 +1,5 @@
-//! The GPU kernels on the CPU: the very files that GPUs run, compiled by the host's C++ compiler behind a shim,
-//! launched over the very grid that the plan says, against the CPU kernels.
+//! Metal's kernels on the CPU: the very file that GPUs run, compiled by the host's C++ compiler behind a shim,
+//! launched over the very grid that the plan says, against the CPU kernels. CUDA's have `tests/cuda`.
 //!
 //! Stray accesses and misaligned vectors end the driver; outputs are poisoned first, so that an unwritten one shows.
 
@@ -7,34 +7,22 @@ mod case;
 mod driver;
 mod rounding;
 
-use candle_core::{CpuStorage, DType, Layout, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor};
 use candle_softpool::backend::cpu::{self, Element, View};
 use candle_softpool::backend::plan::{self, Kernel, Plan};
 use candle_softpool::backend::Method;
 use candle_softpool::geometry::Geometry;
-use case::{case, tensor, Case, Values};
+use case::{case, normal, tensor, values, Case};
 use driver::{Buffer, Driver, Language};
 use half::{bf16, f16};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rand_chacha::rand_core::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 
 const CASES: u32 = 1000;
 /// Bytes of outputs before they are written: no value that a pass gives.
 const POISON: u8 = 0x7b;
-
-#[test]
-fn cuda_kernels_are_the_cpu_kernels() {
-    let language = Language {
-        name: "cuda",
-        kernels: "cuda/softpool.cu",
-    };
-    compare(
-        &language,
-        &[DType::F16, DType::BF16, DType::F32, DType::F64],
-    );
-}
 
 #[test]
 fn metal_kernels_are_the_cpu_kernels() {
@@ -82,10 +70,20 @@ impl Emulation {
     /// Both passes of a case.
     fn check(&mut self, case: &Case) -> Result<(), TestCaseError> {
         let mut values = values(case);
-        let xs = tensor(&case.dims, case.dtype, case.input.0, &mut values).unwrap();
+        let xs = tensor(
+            &case.dims,
+            case.dtype,
+            case.input.0,
+            &Device::Cpu,
+            &mut values,
+        )
+        .unwrap();
         let shape = case.geometry.output_shape(xs.shape());
         let mut rng = ChaCha8Rng::seed_from_u64(case.seed ^ 1);
-        let grad = tensor(shape.dims(), case.dtype, case.grad, || normal(&mut rng)).unwrap();
+        let grad = tensor(shape.dims(), case.dtype, case.grad, &Device::Cpu, || {
+            normal(&mut rng)
+        })
+        .unwrap();
         match case.dtype {
             DType::F16 => self.check_as::<f16>(case, &xs, &grad),
             DType::BF16 => self.check_as::<bf16>(case, &xs, &grad),
@@ -185,47 +183,6 @@ fn buffer<'a, T: Element>((cells, layout): (&'a [T], &Layout)) -> Buffer<'a> {
 fn bytes<T>(values: &[T]) -> &[u8] {
     // SAFETY: floats and the parameters have no padding bytes, and any byte may be read.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
-}
-
-/// A standard normal value (Box and Muller, 1958).
-fn normal(rng: &mut ChaCha8Rng) -> f64 {
-    let mut uniform = || (f64::from(rng.next_u32()) + 1.0) / 4294967296.0;
-    (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()
-}
-
-fn values(case: &Case) -> impl FnMut() -> f64 {
-    let (values, dtype) = (case.input.1, case.dtype);
-    let mut rng = ChaCha8Rng::seed_from_u64(case.seed);
-    let huge = match dtype {
-        DType::F16 => 6e4,
-        DType::F64 => 1e305,
-        _ => 3e38,
-    };
-    move || {
-        let x = normal(&mut rng);
-        let dice = rng.next_u32() % 100;
-        match values {
-            Values::Normal => 3.0 * x,
-            Values::Huge => (x * huge).clamp(-huge, huge),
-            Values::Shifted => x + 1000.0,
-            Values::Mixed => match dice {
-                0..5 => x + 12.0,
-                5..50 => 0.0,
-                _ => 0.01 * x,
-            },
-            Values::NotFinite => match dice {
-                0 => f64::NAN,
-                1 | 2 => f64::INFINITY,
-                3..20 => f64::NEG_INFINITY,
-                _ => x,
-            },
-            Values::Infinite(negative) => match dice {
-                0..80 if negative => f64::NEG_INFINITY,
-                0..80 => f64::INFINITY,
-                _ => x,
-            },
-        }
-    }
 }
 
 /// What rounding errors of a gradient are measured by.

@@ -420,5 +420,7 @@ impl<T: Element> Pooling<'_, T> {
 
 /// Whether none of them is NaN; without a branch a value, so that it is vectorised.
 pub fn numbers<C: Real>(values: &[C]) -> bool {
-    values.iter().fold(true, |all, v| all & (v == v))
+    values
+        .iter()
+        .fold(true, |all, v| all & v.partial_cmp(v).is_some())
 }

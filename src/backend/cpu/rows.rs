@@ -243,10 +243,11 @@ fn shifted<V: Vector, J: Join>([a, b]: [&[V::Real]; 2], at: usize, count: usize)
 
 #[inline(always)]
 fn first<V: Vector, J: Join, const S: usize>(phases: [[V; S]; 2], count: usize) -> [V; 2] {
-    let mut sums = [phases[0][0], phases[1][0]];
-    for i in 1..S {
-        if i < count {
-            sums = J::join(sums, [phases[0][i], phases[1][i]]);
+    let [of_first, of_second] = phases;
+    let mut sums = [of_first[0], of_second[0]];
+    for (i, (a, b)) in of_first.into_iter().zip(of_second).enumerate() {
+        if i > 0 && i < count {
+            sums = J::join(sums, [a, b]);
         }
     }
     sums

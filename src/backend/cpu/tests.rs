@@ -38,7 +38,10 @@ const METHODS: [Method; 9] = [
 ];
 
 /// Kernel, stride and padding, and the shape of an input: planes, then depth, height and width.
-const SLIDING: [([usize; 3], [usize; 3], [usize; 3], [usize; 4]); 14] = [
+/// Kernel, stride, padding and shape.
+type Sliding = ([usize; 3], [usize; 3], [usize; 3], [usize; 4]);
+
+const SLIDING: [Sliding; 14] = [
     ([1, 2, 2], [1, 2, 2], [0; 3], [3, 1, 14, 38]),
     ([1, 3, 3], [1, 2, 2], [0, 1, 1], [2, 1, 41, 64]),
     ([1, 3, 3], [1, 1, 1], [0, 1, 1], [2, 1, 9, 35]),

@@ -1,0 +1,186 @@
+// Drives the built page in headless Chromium: draws, reads the answers, moves β. Pictures of it go to dist/; --update
+// puts the first into docs/web.png, for the README.
+//     node examples/web/test.mjs [--update]
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { extname } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+import { Browser } from "./browser.mjs";
+
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+const TYPES = { ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".wasm": "application/wasm" };
+
+/** Serves dist/ on a free port. */
+async function serve() {
+  const server = createServer(({ url }, response) => {
+    const path = url === "/" ? "/index.html" : url;
+    try {
+      const content = readFileSync(here(`dist${path}`));
+      response.writeHead(200, { "Content-Type": TYPES[extname(path)] }).end(content);
+    } catch {
+      response.writeHead(404).end();
+    }
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return server;
+}
+
+/** Runs `steps` on the page in a browser of its own. */
+async function onPage(steps, { path = "/", before = "" } = {}) {
+  const server = await serve();
+  const browser = await Browser.open(process.env.CHROMIUM ?? "chromium");
+  try {
+    await look(browser, { width: 1080, height: 1000 });
+    if (before) await browser.send("Page.addScriptToEvaluateOnNewDocument", { source: before });
+    await browser.send("Page.navigate", { url: `http://127.0.0.1:${server.address().port}${path}` });
+    await steps(browser);
+  } finally {
+    await browser.close();
+    server.close();
+  }
+}
+
+const look = (browser, { width, height, dark = false, mobile = false }) =>
+  Promise.all([
+    browser.send("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile }),
+    browser.send("Emulation.setEmulatedMedia", {
+      features: [{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }],
+    }),
+  ]);
+
+/** The whole page, at a part of its size. */
+async function picture(browser, file, scale = 1) {
+  const { cssContentSize } = await browser.send("Page.getLayoutMetrics");
+  const clip = { ...cssContentSize, scale };
+  const { data } = await browser.send("Page.captureScreenshot", { captureBeyondViewport: true, clip });
+  writeFileSync(file, Buffer.from(data, "base64"));
+}
+
+const ready = (browser) => browser.until("document.documentElement?.dataset.ready === 'yes'");
+const press = (browser, id) => browser.value(`document.getElementById("${id}").click()`);
+const text = (browser, id) => browser.value(`document.getElementById("${id}").textContent`);
+
+/** Drags the mouse over the drawing area, through points from 0 to 1. */
+async function drag(browser, points) {
+  const { x, y, width } = await browser.value("document.getElementById('pad').getBoundingClientRect().toJSON()");
+  const mouse = (type, [px, py]) =>
+    browser.send("Input.dispatchMouseEvent", { type, x: x + px * width, y: y + py * width, button: "left", buttons: 1, clickCount: 1 });
+  await mouse("mousePressed", points[0]);
+  for (const point of points) await mouse("mouseMoved", point);
+  await mouse("mouseReleased", points.at(-1));
+}
+
+/** Moves the slider, of 0 to 100, and gives what the page then shows. */
+async function beta(browser, position) {
+  return browser.value(`(() => {
+    const slider = document.getElementById("beta");
+    slider.value = ${position};
+    slider.dispatchEvent(new Event("input"));
+    const shown = (id) => document.getElementById(id).toDataURL();
+    const number = (id) => Number(document.getElementById(id).textContent);
+    return { weights: shown("lens-weights"), pooled: shown("lens-pooled"), soft: number("soft-value"), max: number("max-value") };
+  })()`);
+}
+
+/** Evenly spaced points of a line. */
+const line = ([ax, ay], [bx, by]) => Array.from({ length: 21 }, (_, i) => [ax + ((bx - ax) * i) / 20, ay + ((by - ay) * i) / 20]);
+
+test("the module is under 2.5 MB compressed", () => {
+  const size = gzipSync(readFileSync(here("dist/softpool.wasm"))).length;
+  assert.ok(size < 2.5e6, `${size} bytes`);
+});
+
+test("strokes of the mouse are read as they are drawn", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    await press(browser, "clear");
+    await browser.until("document.getElementById('answer').textContent === 'Nothing yet.'");
+    await drag(browser, [...line([0.28, 0.2], [0.72, 0.2]), ...line([0.72, 0.2], [0.45, 0.85])]);
+    await browser.until("document.getElementById('answer').textContent === 'It reads a 7.'");
+    await press(browser, "clear");
+    await drag(browser, line([0.5, 0.15], [0.5, 0.85]));
+    await browser.until("document.getElementById('answer').textContent === 'It reads a 1.'");
+    assert.deepEqual(browser.complaints, []);
+  }));
+
+test("every digit that the page draws itself is read as that digit, by keyboard", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    await browser.value("document.getElementById('pad').focus()");
+    for (let digit = 0; digit < 10; digit++) {
+      for (const type of ["keyDown", "keyUp"]) await browser.send("Input.dispatchKeyEvent", { type, key: String(digit) });
+      await browser.until(`document.getElementById("answer").textContent === "It reads a ${digit}."`);
+    }
+    assert.deepEqual(browser.complaints, []);
+  }));
+
+test("the pen is moved by keys", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    const keys = async (key, times = 1) => {
+      for (let i = 0; i < times; i++) await browser.send("Input.dispatchKeyEvent", { type: "keyDown", key });
+    };
+    await browser.value("document.getElementById('pad').focus()");
+    await keys("Delete");
+    await keys("ArrowUp", 8);
+    await keys(" ");
+    await keys("ArrowDown", 16);
+    await keys(" ");
+    await browser.until("document.getElementById('answer').textContent === 'It reads a 1.'");
+  }));
+
+test("an image is read", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    await browser.send("DOM.enable");
+    const { root } = await browser.send("DOM.getDocument");
+    const { nodeId } = await browser.send("DOM.querySelector", { nodeId: root.nodeId, selector: "#file" });
+    const open = (file) => browser.send("DOM.setFileInputFiles", { nodeId, files: [here(file)] });
+    await open("../classify/samples/paper.jpg");
+    await browser.until("document.getElementById('answer').textContent === 'It reads a 5.'");
+    await open("../classify/samples/expected.txt");
+    await browser.until("!document.getElementById('trouble').hidden");
+    assert.equal(await text(browser, "trouble"), "expected.txt is no image that this browser can open.");
+  }));
+
+test("weights and pooled map change with β, from the average to the maximum", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    await browser.until("document.getElementById('soft-value')");
+    const [average, soft, most] = [await beta(browser, 0), await beta(browser, 50), await beta(browser, 100)];
+    for (const shown of ["weights", "pooled"]) {
+      assert.equal(new Set([average, soft, most].map((state) => state[shown])).size, 3, shown);
+    }
+    assert.ok(average.soft < soft.soft && soft.soft < most.soft);
+    assert.equal(most.soft, most.max);
+  }));
+
+test("a browser without SIMD is told so", () =>
+  onPage(
+    async (browser) => {
+      await browser.until("document.getElementById('trouble')?.hidden === false");
+      assert.match(await text(browser, "trouble"), /no SIMD/);
+    },
+    { before: "WebAssembly.validate = () => false;" },
+  ));
+
+test("it fits a wide window, a dark one and a phone", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    await browser.until("document.getElementById('answer').textContent === 'It reads a 3.'");
+    // The drawing ends some frames after the answer is clear.
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await picture(browser, here("dist/light.png"));
+    if (process.argv.includes("--update")) await picture(browser, here("../../docs/web.png"), 0.65);
+    await look(browser, { width: 1080, height: 1000, dark: true });
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    await picture(browser, here("dist/dark.png"));
+    await look(browser, { width: 390, height: 844, mobile: true });
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    await picture(browser, here("dist/phone.png"));
+    assert.equal(await browser.value("document.documentElement.scrollWidth"), 390);
+    assert.deepEqual(browser.complaints, []);
+  }));

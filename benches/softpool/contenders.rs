@@ -1,11 +1,8 @@
 //! Who takes part: a copy of the input, SoftPool, its formula in candle operations, candle's pooling.
 
 use crate::cases::Case;
-use candle_core::{DType, Device, Module, Result, Storage, Tensor, Var};
-use candle_softpool::backend::{cpu, Method, Weighting};
-use candle_softpool::geometry::{Axis, Geometry};
-use candle_softpool::{Gradient, Implementation, SoftPool1d, SoftPool2d, SoftPool3d};
-use half::{bf16, f16};
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use candle_softpool::{Gradient, Implementation, SoftPool, SoftPool1d, SoftPool2d, SoftPool3d};
 use rayon::prelude::*;
 use std::sync::Mutex;
 
@@ -239,11 +236,10 @@ fn alone(
     case: &Case,
     all: &mut Vec<Contender>,
 ) -> Result<()> {
-    let work = match xs.dtype() {
-        DType::F16 => kernel::<f16>(xs, case, gradient)?,
-        DType::BF16 => kernel::<bf16>(xs, case, gradient)?,
-        DType::F32 => kernel::<f32>(xs, case, gradient)?,
-        _ => kernel::<f64>(xs, case, gradient)?,
+    let work = match xs.rank() {
+        3 => backward_kernel::<1>(xs, case, gradient)?,
+        4 => backward_kernel::<2>(xs, case, gradient)?,
+        _ => backward_kernel::<3>(xs, case, gradient)?,
     };
     all.push(Contender {
         who: who.into(),
@@ -253,49 +249,12 @@ fn alone(
     Ok(())
 }
 
-fn kernel<T: cpu::Element>(xs: &Tensor, case: &Case, gradient: Gradient) -> Result<Work> {
-    let weighting = Weighting {
-        beta: 1.0,
-        nan_to_num: false,
-    };
-    let geometry = geometry(xs, case);
-    let grad = Tensor::ones(geometry.output_shape(xs.shape()), T::DTYPE, xs.device())?;
+fn backward_kernel<const D: usize>(xs: &Tensor, case: &Case, gradient: Gradient) -> Result<Work> {
+    let pool = SoftPool::<D>::new([case.kernel; D])
+        .stride([case.stride; D])
+        .padding([case.padding; D])
+        .gradient(gradient);
+    let grad = pool.forward(xs)?.ones_like()?;
     let xs = xs.clone();
-    Ok(Box::new(move || {
-        let (x, x_layout) = xs.storage_and_layout();
-        let (g, g_layout) = grad.storage_and_layout();
-        let (Storage::Cpu(x), Storage::Cpu(g)) = (&*x, &*g) else {
-            candle_core::bail!("not on the CPU")
-        };
-        let x = cpu::View::new(x.as_slice::<T>()?, x_layout, geometry.rank);
-        let g = cpu::View::new(g.as_slice::<T>()?, g_layout, geometry.rank);
-        let gradient = cpu::backward(
-            x.into(),
-            g,
-            &geometry,
-            Method::SoftPool(weighting),
-            gradient,
-        )?;
-        Ok(vec![Tensor::from_vec(gradient, xs.shape(), xs.device())?])
-    }))
-}
-
-/// The case's windows in each spatial dimension of `xs`.
-fn geometry(xs: &Tensor, case: &Case) -> Geometry {
-    let spatial = &xs.dims()[2..];
-    let mut axes = [Axis::UNIT; 3];
-    for (axis, &input) in axes[3 - spatial.len()..].iter_mut().zip(spatial) {
-        *axis = Axis {
-            input,
-            output: (input + 2 * case.padding - case.kernel) / case.stride + 1,
-            kernel: case.kernel,
-            stride: case.stride,
-            padding: case.padding,
-            adaptive: false,
-        };
-    }
-    Geometry {
-        axes,
-        rank: spatial.len(),
-    }
+    Ok(Box::new(move || Ok(vec![pool.backward(&xs, &grad)?])))
 }

@@ -1,7 +1,7 @@
 //! The CPU backend: bands of cells on all threads, by the best instruction set that the machine has.
 //!
-//! `docs/kernels.md` tells the algorithm on a page. One engine serves every pooling method, which is a [`rule`];
-//! [`plan`] makes every choice; [`columns`], [`rows`] and [`spread`] do the work.
+//! `docs/kernels.md` tells the algorithm on a page. One engine serves every pooling method, which is a `rule`;
+//! `plan` makes every choice; `columns`, `rows` and `spread` do the work.
 
 mod aligned;
 mod backward;

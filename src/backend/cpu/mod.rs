@@ -22,7 +22,6 @@ mod view;
 mod window;
 
 pub use element::Element;
-pub use vector::Arch;
 
 pub use view::View;
 
@@ -35,6 +34,7 @@ use plan::Plan;
 use rule::Rule;
 use rules::{Average, ExactSoftPool, Largest, Maximum, Power, Softmax, Weighted};
 use tiles::Tiling;
+use vector::Arch;
 
 /// The tensors of a forward pass.
 #[derive(Clone, Copy)]

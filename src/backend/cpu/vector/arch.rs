@@ -17,13 +17,14 @@ pub enum Arch {
 impl Arch {
     /// Those that this machine has, the best last.
     pub fn available() -> Vec<Self> {
-        let mut all = vec![Self::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            all.extend(x86::has_avx2().then_some(Self::Avx2));
-            all.extend(x86::has_avx512().then_some(Self::Avx512));
-        }
-        all
+        let all = [
+            Some(Self::Portable),
+            #[cfg(target_arch = "x86_64")]
+            x86::has_avx2().then_some(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            x86::has_avx512().then_some(Self::Avx512),
+        ];
+        all.into_iter().flatten().collect()
     }
 
     /// The best that this machine has.

@@ -8,7 +8,6 @@ pub mod cuda;
 pub mod metal;
 pub mod params;
 pub mod plan;
-pub mod soft;
 
 /// What a kernel is told besides the geometry.
 #[doc(hidden)]

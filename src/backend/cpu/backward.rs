@@ -1,10 +1,12 @@
 //! Gradients, band by band of the input: the windows of its cells are pooled again, and their terms spread.
 
 use super::aligned::Aligned;
+use super::columns::kept_pitch;
+use super::direct::{DirectGradients, REACH};
 use super::element::{Element, Narrow};
 use super::forward::{numbers, Pooling, Sums, Windows};
 use super::kernels::{Gradients, Terms};
-use super::plan::{Plan, Span};
+use super::plan::{is_direct, Plan, Span};
 use super::rule::Window;
 use super::spread::{Spread, Spreading};
 use super::tiles::Band;
@@ -23,6 +25,8 @@ pub struct Scratch<T: Element> {
     values: Aligned<T::Compute>,
     terms: [Aligned<T::Compute>; 2],
     spreading: [Spreading<T::Compute>; 2],
+    /// The weights of a vector of windows.
+    kept: Vec<T::Compute>,
     /// Gradients of the cells of an area, and of their logits.
     gradients: [Vec<T::Compute>; 2],
     window: Window,
@@ -99,7 +103,7 @@ impl<T: Element> Backward<'_, T> {
         let outputs = if self.pooling.traits.logits { 2 } else { 1 };
         for gradients in &mut scratch.gradients[..outputs] {
             gradients.clear();
-            gradients.resize(cells + MOST_LANES, T::Compute::default());
+            gradients.resize(cells + REACH, T::Compute::default());
         }
         let depths = Span::touching(depth, &tile.area.depths);
         let rows = Span::touching(height, &tile.area.rows);
@@ -114,29 +118,73 @@ impl<T: Element> Backward<'_, T> {
                 rows: Span::new(height, rows.clone()),
                 across: Span::new(width, columns.clone()),
             };
-            self.find_terms(scratch, &windows);
-            if self.pooling.traits.places {
-                self.scatter(scratch, tile, &windows);
+            self.copy_grads(scratch, &windows);
+            if self.is_direct(tile, &windows) {
+                self.find_directly(scratch, tile, &windows);
             } else {
-                self.spread(scratch, tile, &windows);
+                self.find_terms(scratch, &windows);
+                if self.pooling.traits.places {
+                    self.scatter(scratch, tile, &windows);
+                } else {
+                    self.spread(scratch, tile, &windows);
+                }
             }
             self.add_alone(scratch, tile, &windows);
         }
     }
 
-    /// Pools windows again for their terms, which are zero for those that do not hold.
-    fn find_terms(&self, scratch: &mut Scratch<T>, windows: &Windows) {
+    /// Whether the gradients of all cells of these windows, and of no others, are made in registers.
+    fn is_direct(&self, tile: &Tile, windows: &Windows) -> bool {
+        let area = windows.area(self.pooling.geometry);
+        let inside = |a: &Range<usize>, b: &Range<usize>| a.start >= b.start && a.end <= b.end;
+        !self.pooling.traits.places
+            && is_direct(&windows.rows, &windows.across)
+            && self.pooling.geometry.axes[0].disjoint()
+            && inside(&area.depths, &tile.area.depths)
+            && inside(&area.rows, &tile.area.rows)
+            && inside(&area.columns, &tile.area.columns)
+    }
+
+    /// Windows in registers, from sums to the gradients of their cells.
+    fn find_directly(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
         let Scratch {
-            sums,
+            gathered,
+            values,
+            terms,
+            gradients: [of_x, of_z],
+            kept,
+            ..
+        } = scratch;
+        let area = windows.area(self.pooling.geometry);
+        let steps = [tile.row(0, 1, 0), tile.row(0, 0, 1)];
+        for (i, plane) in windows.planes.clone().enumerate() {
+            let patches = self.pooling.patches(plane, &area, gathered);
+            let first = windows.line(plane, windows.rows.windows.start).start;
+            let start = [area.depths.start, area.rows.start, area.columns.start];
+            let to = tile.place(i, start).unwrap_or_default();
+            self.pooling.kernels.direct_gradients(DirectGradients {
+                of: self.pooling.direct(windows, patches),
+                grads: &terms[0][first..],
+                values: &mut values[first..],
+                steps,
+                to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
+                kept,
+            });
+        }
+    }
+
+    /// The gradients of outputs, in `scratch.terms[0]`: zero between lines.
+    fn copy_grads(&self, scratch: &mut Scratch<T>, windows: &Windows) {
+        let Scratch {
             of_grad,
             values,
             terms,
             ..
         } = scratch;
         let places = windows.places();
-        values.grow(places);
+        // Vectors may begin at the last window.
+        values.grow(places + MOST_LANES);
         for terms in terms.iter_mut() {
-            // Vectors may begin at the last window.
             terms.grow(places + MOST_LANES);
         }
         let grads = &mut terms[0][..places];
@@ -153,13 +201,24 @@ impl<T: Element> Backward<'_, T> {
                     .copy_from_slice(&patch.from(0, i, 0)[..area.columns.len()]);
             }
         }
-        self.pooling.sum(windows, sums);
-        let ([a, b], [first, second]) = (&sums.windows, terms);
-        self.pooling.kernels.terms(Terms {
-            sums: [&a[..places], &b[..places]],
+    }
+
+    /// Pools windows again for their terms, which are zero for those that do not hold.
+    fn find_terms(&self, scratch: &mut Scratch<T>, windows: &Windows) {
+        let Scratch {
+            sums,
+            values,
+            terms,
+            ..
+        } = scratch;
+        let places = windows.places();
+        let sums = self.pooling.sum(windows, self.pooling.traits.shifted, sums);
+        let [first, second] = terms;
+        let to = Terms {
             values: &mut values[..places],
             terms: [&mut first[..places], &mut second[..places]],
-        });
+        };
+        self.pooling.kernels.terms(sums, to);
     }
 
     /// Gradients of cells that add up what their windows give.
@@ -180,6 +239,7 @@ impl<T: Element> Backward<'_, T> {
         let columns = overlap(&across.cells, &tile.area.columns);
         let of_plane = rows.windows.len() * across.lanes();
         let first = across.before + columns.start - across.cells.start;
+        let (kept, of_row) = (windows.kept(&area), kept_pitch(area.columns.len()));
         for (i, plane) in windows.planes.clone().enumerate() {
             let [x, z] = pooling.patches(plane, &area, gathered);
             let spreads = [0, 1].map(|t| Spread {
@@ -209,6 +269,14 @@ impl<T: Element> Backward<'_, T> {
                         x: x.from(d, h, w),
                         z: z.from(d, h, w),
                         shift: sums.shifts[i],
+                        lifted: match pooling.traits.shifted {
+                            true => {
+                                let row = d * area.rows.len() + h;
+                                &sums.kept[i * kept + row * of_row + w..]
+                            }
+                            false => &[],
+                        },
+                        add: true,
                         terms: [0, 1].map(|t| spreading[t].cells.get(first..).unwrap_or_default()),
                         to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
                     });

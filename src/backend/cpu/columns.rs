@@ -5,7 +5,7 @@
 
 use super::plan::{is_ranged, Span};
 use super::rule::{Cell, Join, Rule};
-use super::vector::{InstructionSet, Kernel, Real, Vector};
+use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::Patch;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -70,23 +70,44 @@ impl Pieces {
         }
     }
 
-    /// Whether every window is a piece by itself.
-    pub fn are_windows(&self) -> bool {
-        self.rows.len() == self.windows.len() && self.windows.iter().all(|pieces| pieces.len() == 1)
+    /// The first piece of window `w` that the one before it has not.
+    fn first_new(&self, w: usize) -> usize {
+        let before = w
+            .checked_sub(1)
+            .map_or(0, |before| self.windows[before].end);
+        before.max(self.windows[w].start)
+    }
+
+    /// Whether windows have pieces in common.
+    fn are_shared(&self) -> bool {
+        self.windows
+            .windows(2)
+            .any(|pair| pair[1].start < pair[0].end)
+    }
+
+    /// The first piece that the next window has as well.
+    fn shared(&self, w: usize) -> usize {
+        self.windows
+            .get(w + 1)
+            .map_or(usize::MAX, |next| next.start)
     }
 }
 
-/// The sums of pieces: the cells of a plane in, lines out.
+/// The sums down the columns of windows: the cells of a plane in, a line for each row of windows out.
 pub struct Columns<'a, C> {
     pub x: Patch<'a, C>,
     pub z: Patch<'a, C>,
     /// The largest logit.
     pub shift: C,
-    pub pieces: &'a [Range<usize>],
+    pub pieces: &'a Pieces,
     /// From a line to the next, and cells of a line before the first column.
     pub pitch: usize,
     pub before: usize,
     pub lines: [&'a mut [C]; 2],
+    /// Room for lines of pieces.
+    pub shared: [&'a mut [C]; 2],
+    /// Where the first sums of cells are to be kept, row after row with [`kept_pitch`].
+    pub kept: Option<&'a mut [C]>,
     /// Scratch.
     pub rows: &'a mut Vec<Row>,
 }
@@ -98,6 +119,12 @@ pub struct Row {
     z: usize,
     /// Cells before it in its patch, in row-major order.
     place: usize,
+    kept: usize,
+}
+
+/// From a row of kept sums to the next: vectors may reach behind the last cell.
+pub fn kept_pitch(columns: usize) -> usize {
+    columns.next_multiple_of(MOST_LANES)
 }
 
 /// [`Columns`] by a rule.
@@ -108,6 +135,16 @@ impl<C: Real, R: Rule> Kernel for Lift<'_, C, R> {
 
     #[inline(always)]
     fn run<I: InstructionSet>(self) {
+        self.sum::<C::Vector<I>>();
+    }
+}
+
+/// Vectors that are summed at a time, since one alone waits for its own results.
+const ABREAST: usize = 2;
+
+impl<C: Real, R: Rule> Lift<'_, C, R> {
+    #[inline(always)]
+    fn sum<V: Vector<Real = C>>(self) {
         let Self(
             Columns {
                 x,
@@ -117,137 +154,219 @@ impl<C: Real, R: Rule> Kernel for Lift<'_, C, R> {
                 pitch,
                 before,
                 lines: [to_a, to_b],
+                shared: [shared_a, shared_b],
+                kept,
                 rows,
             },
             rule,
         ) = self;
-        let lanes = C::Vector::<I>::LANES;
         let [depths, height, width] = x.sizes;
-        rows.clear();
-        for row in 0..height {
-            for depth in 0..depths {
-                let place = (depth * height + row) * width;
-                rows.push(Row {
-                    x: x.at(depth, row),
-                    z: z.at(depth, row),
-                    place,
-                });
-            }
-        }
-        // Checked once for all: every vector begins in a row, and ends in it or within `lanes` of its first cell.
-        let reach = width.max(lanes);
-        let of_lines = pieces.len().saturating_sub(1) * pitch + before + reach;
-        assert!(rows
-            .iter()
-            .all(|row| row.x + reach <= x.cells.len() && row.z + reach <= z.cells.len()));
+        find_rows(rows, &x, &z);
+        // Checked once for all: every vector begins in a row, and ends in it or within `LANES` of its first cell.
+        let reach = width.max(V::LANES);
+        let of_lines = |count: usize| count.saturating_sub(1) * pitch + before + reach;
+        assert!(rows.iter().all(|row| {
+            let read = row.x + reach <= x.cells.len() && row.z + reach <= z.cells.len();
+            read && kept
+                .as_ref()
+                .is_none_or(|kept| row.kept + reach <= kept.len())
+        }));
         assert!(pieces
+            .rows
             .iter()
             .all(|piece| piece.start < piece.end && piece.end <= height));
-        assert!(of_lines <= to_a.len() && of_lines <= to_b.len());
-        let shift = C::Vector::<I>::splat(shift);
-        for at in (0..width).step_by(lanes) {
-            // The last vector reaches back over cells of the one before, if there is one.
-            let start = at.min(width.saturating_sub(lanes));
-            let mut to = before + start;
-            for piece in pieces {
-                // SAFETY: as asserted above.
-                unsafe {
-                    let lift = |row: &Row| (row.x + start, row.z + start, row.place + start);
-                    let rows = rows.get_unchecked(piece.start * depths..piece.end * depths);
-                    let mut sums = lift_row::<C, C::Vector<I>, R>(
-                        rule,
-                        [x.cells, z.cells],
-                        lift(&rows[0]),
-                        shift,
-                    );
-                    for row in &rows[1..] {
-                        let more = lift_row::<C, C::Vector<I>, R>(
-                            rule,
-                            [x.cells, z.cells],
-                            lift(row),
-                            shift,
-                        );
-                        sums = R::Join::join(sums, more);
+        assert!(pieces
+            .windows
+            .iter()
+            .all(|w| w.start < w.end && w.end <= pieces.rows.len()));
+        assert!(of_lines(pieces.windows.len()) <= to_a.len().min(to_b.len()));
+        let room = shared_a.len().min(shared_b.len());
+        assert!(!pieces.are_shared() || of_lines(pieces.rows.len()) <= room);
+        let mut lifting = Lifting {
+            rule,
+            x: x.cells,
+            z: z.cells,
+            shift: V::splat(shift),
+            rows,
+            depths,
+            pieces: &pieces.rows,
+            shared: [shared_a, shared_b],
+            pitch,
+            before,
+            keep: R::SHIFTED && kept.is_some(),
+            kept: kept.unwrap_or_default(),
+        };
+        for w in 0..pieces.windows.len() {
+            let window = Stretch {
+                old: pieces.windows[w].start..pieces.first_new(w),
+                new: pieces.first_new(w)..pieces.windows[w].end,
+                shared: pieces.shared(w),
+            };
+            let to = w * pitch + before;
+            let mut at = 0;
+            // SAFETY: as asserted above; what is written behind a line is the next one's, which comes later.
+            unsafe {
+                while at + ABREAST * V::LANES <= width {
+                    let sums = lifting.window::<ABREAST>(&window, at);
+                    for (i, sums) in sums.into_iter().enumerate() {
+                        store(sums, [to_a, to_b], to + at + i * V::LANES);
                     }
-                    sums[0].store(to_a.get_unchecked_mut(to..to + lanes));
-                    sums[1].store(to_b.get_unchecked_mut(to..to + lanes));
+                    at += ABREAST * V::LANES;
                 }
-                to += pitch;
+                while at < width {
+                    // The last vector reaches back over cells of the one before, if there is one.
+                    let start = at.min(width.saturating_sub(V::LANES));
+                    let [sums] = lifting.window::<1>(&window, start);
+                    store(sums, [to_a, to_b], to + start);
+                    at += V::LANES;
+                }
             }
         }
     }
 }
 
-/// What a vector of cells adds, whose first activation, logit and place are these.
-///
-/// # Safety
-///
-/// There must be as many cells as lanes from there on.
-#[inline(always)]
-unsafe fn lift_row<C: Real, V: Vector<Real = C>, R: Rule>(
+/// Where the rows of a patch begin: those of a row of every depth side by side.
+fn find_rows<C>(rows: &mut Vec<Row>, x: &Patch<'_, C>, z: &Patch<'_, C>) {
+    let [depths, height, width] = x.sizes;
+    rows.clear();
+    for row in 0..height {
+        for depth in 0..depths {
+            let index = depth * height + row;
+            rows.push(Row {
+                x: x.at(depth, row),
+                z: z.at(depth, row),
+                place: index * width,
+                kept: index * kept_pitch(width),
+            });
+        }
+    }
+}
+
+/// The pieces of a window: those that the window before it has as well, the others, and from which on the next has them.
+struct Stretch {
+    old: Range<usize>,
+    new: Range<usize>,
+    shared: usize,
+}
+
+/// What a rule lifts, and where its sums go.
+struct Lifting<'a, C, V, R> {
     rule: R,
-    [x, z]: [&[C]; 2],
-    (of_x, of_z, place): (usize, usize, usize),
+    x: &'a [C],
+    z: &'a [C],
     shift: V,
-) -> [V; 2] {
-    // SAFETY: the caller knows that there are so many.
-    let x = V::load(unsafe { x.get_unchecked(of_x..of_x + V::LANES) });
-    let z = match R::LOGITS {
-        // SAFETY: as above.
-        true => V::load(unsafe { z.get_unchecked(of_z..of_z + V::LANES) }),
-        false => x,
-    };
-    let place = match R::PLACES {
-        true => V::iota().add(V::splat(C::from_f64(place as f64))),
-        false => V::zero(),
-    };
-    rule.lift(Cell { x, z, shift, place })
+    rows: &'a [Row],
+    depths: usize,
+    pieces: &'a [Range<usize>],
+    shared: [&'a mut [C]; 2],
+    pitch: usize,
+    before: usize,
+    keep: bool,
+    kept: &'a mut [C],
 }
 
-/// Lines of windows from lines of pieces.
-pub struct Gather<'a, C> {
-    pub pieces: [&'a [C]; 2],
-    pub of: &'a Pieces,
-    pub pitch: usize,
-    pub lines: [&'a mut [C]; 2],
-}
-
-/// [`Gather`] by a way to join.
-pub struct GatherBy<'a, C, J>(pub Gather<'a, C>, pub J);
-
-impl<C: Real, J: Join> Kernel for GatherBy<'_, C, J> {
-    type Output = ();
-
+impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
+    /// The sums of a window's columns, `N` vectors of them from this one on.
+    ///
+    /// # Safety
+    ///
+    /// What [`Lift`] asserts, and there must be so many columns or less than a vector of them.
     #[inline(always)]
-    fn run<I: InstructionSet>(self) {
-        let Gather {
-            pieces: [a, b],
-            of,
-            pitch,
-            lines: [to_a, to_b],
-        } = self.0;
-        let lanes = C::Vector::<I>::LANES;
-        // Checked once for all: vectors end with their line or within `lanes` of it.
-        let reach = |lines: usize| lines * pitch + lanes;
-        assert!(of.windows.iter().all(|pieces| pieces.end <= of.rows.len()));
-        assert!(reach(of.rows.len()) <= a.len() && reach(of.rows.len()) <= b.len());
-        assert!(reach(of.windows.len()) <= to_a.len() && reach(of.windows.len()) <= to_b.len());
-        for (line, pieces) in of.windows.iter().enumerate() {
-            for at in (0..pitch).step_by(lanes) {
-                let mut from = pieces.start * pitch + at;
-                let to = line * pitch + at;
-                // SAFETY: as asserted above.
-                unsafe {
-                    let mut sums = load::<C::Vector<I>>([a, b], from);
-                    for _ in 1..pieces.len() {
-                        from += pitch;
-                        sums = J::join(sums, load([a, b], from));
-                    }
-                    // What is written behind the line is the next one's, which comes later.
-                    sums[0].store(to_a.get_unchecked_mut(to..to + lanes));
-                    sums[1].store(to_b.get_unchecked_mut(to..to + lanes));
+    unsafe fn window<const N: usize>(&mut self, window: &Stretch, start: usize) -> [[V; 2]; N] {
+        let mut sums = [[V::zero(); 2]; N];
+        let mut begun = false;
+        for piece in window.old.clone() {
+            let at = piece * self.pitch + self.before + start;
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let [a, b] = &self.shared;
+                // SAFETY: the caller's.
+                let more = unsafe { load([a, b], at + i * V::LANES) };
+                *sums = if begun {
+                    R::Join::join(*sums, more)
+                } else {
+                    more
+                };
+            }
+            begun = true;
+        }
+        for piece in window.new.clone() {
+            // SAFETY: the caller's.
+            let of_piece: [[V; 2]; N] = unsafe { self.piece(piece, start) };
+            if piece >= window.shared {
+                let at = piece * self.pitch + self.before + start;
+                for (i, &sums) in of_piece.iter().enumerate() {
+                    let [a, b] = &mut self.shared;
+                    // SAFETY: the caller's.
+                    unsafe { store(sums, [a, b], at + i * V::LANES) };
                 }
             }
+            for (sums, more) in sums.iter_mut().zip(of_piece) {
+                *sums = if begun {
+                    R::Join::join(*sums, more)
+                } else {
+                    more
+                };
+            }
+            begun = true;
+        }
+        sums
+    }
+
+    /// The sums of a piece's columns, likewise.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lifting::window`].
+    #[inline(always)]
+    unsafe fn piece<const N: usize>(&mut self, piece: usize, start: usize) -> [[V; 2]; N] {
+        let mut sums = [[V::zero(); 2]; N];
+        // SAFETY: the caller's.
+        let rows = unsafe {
+            let piece = self.pieces.get_unchecked(piece);
+            self.rows
+                .get_unchecked(piece.start * self.depths..piece.end * self.depths)
+        };
+        let mut begun = false;
+        for row in rows {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's.
+                let lifted = unsafe { self.row(row, start + i * V::LANES) };
+                *sums = if begun {
+                    R::Join::join(*sums, lifted)
+                } else {
+                    lifted
+                };
+            }
+            begun = true;
+        }
+        sums
+    }
+
+    /// What a vector of cells of a row adds, from this column on.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lifting::window`].
+    #[inline(always)]
+    unsafe fn row(&mut self, row: &Row, start: usize) -> [V; 2] {
+        let (of_x, of_z, kept) = (row.x + start, row.z + start, row.kept + start);
+        // SAFETY: the caller's.
+        unsafe {
+            let x = V::load(self.x.get_unchecked(of_x..of_x + V::LANES));
+            let z = match R::LOGITS {
+                true => V::load(self.z.get_unchecked(of_z..of_z + V::LANES)),
+                false => x,
+            };
+            let place = match R::PLACES {
+                true => V::iota().add(V::splat(C::from_f64((row.place + start) as f64))),
+                false => V::zero(),
+            };
+            let shift = self.shift;
+            let lifted = self.rule.lift(Cell { x, z, shift, place });
+            if self.keep {
+                lifted[0].store(self.kept.get_unchecked_mut(kept..kept + V::LANES));
+            }
+            lifted
         }
     }
 }
@@ -263,5 +382,17 @@ unsafe fn load<V: Vector>([a, b]: [&[V::Real]; 2], at: usize) -> [V; 2] {
             V::load(a.get_unchecked(at..at + V::LANES)),
             V::load(b.get_unchecked(at..at + V::LANES)),
         ]
+    }
+}
+
+/// # Safety
+///
+/// As for [`load`].
+#[inline(always)]
+unsafe fn store<V: Vector>(sums: [V; 2], [a, b]: [&mut [V::Real]; 2], at: usize) {
+    // SAFETY: the caller knows that there are so many.
+    unsafe {
+        sums[0].store(a.get_unchecked_mut(at..at + V::LANES));
+        sums[1].store(b.get_unchecked_mut(at..at + V::LANES));
     }
 }

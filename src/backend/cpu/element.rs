@@ -1,5 +1,6 @@
 //! The dtypes that can be pooled, and those that they are computed in.
 
+use super::kernels::Compile;
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use candle_core::WithDType;
 use half::{bf16, f16};
@@ -8,7 +9,7 @@ use std::mem::MaybeUninit;
 /// A floating-point dtype: f16, bf16, f32 or f64.
 pub trait Element: WithDType + Default {
     /// The dtype of the arithmetic.
-    type Compute: Real;
+    type Compute: Compile;
 
     /// The largest finite value.
     const MAX: f64;

@@ -1,17 +1,18 @@
 //! Outputs, band by band: down the columns, along the rows, and those windows that do not hold one by one.
 
 use super::aligned::Aligned;
-use super::columns::{Columns, Gather, Pieces, Row};
+use super::columns::{kept_pitch, Columns, Pieces, Row};
+use super::direct::Direct;
 use super::element::{Element, Narrow};
-use super::kernels::{Finish, Kernels, Traits};
-use super::plan::{is_ranged, Span};
-use super::rows::{slack, Groups, Rows};
+use super::kernels::{self, Finish, Kernels, Traits};
+use super::plan::{is_direct, is_ranged, Span, Step};
+use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
 use super::vector::{Arch, Real, MOST_LANES};
 use super::view::{Area, Gathered, Patch, View};
 use super::window::{padded_len, Alone};
-use crate::geometry::Geometry;
+use crate::geometry::{Axis, Geometry};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -32,12 +33,14 @@ pub struct Sums<T: Element> {
     gathered: [Gathered<T>; 2],
     pieces: Pieces,
     rows: Vec<Row>,
-    /// Sums of columns: a line for each piece, and one for each row of windows.
-    of_pieces: [Aligned<T::Compute>; 2],
+    /// Sums of columns: a line for each piece that windows share, and one for each row of windows.
+    shared: [Aligned<T::Compute>; 2],
     lines: [Aligned<T::Compute>; 2],
+    /// The first sums of single cells, plane after plane: see [`Columns::kept`].
+    pub kept: Aligned<T::Compute>,
     groups: Groups<T::Compute>,
     /// Sums of windows, line after line; whole vectors.
-    pub windows: [Aligned<T::Compute>; 2],
+    windows: [Aligned<T::Compute>; 2],
     /// The largest logits, a plane each.
     pub shifts: Vec<T::Compute>,
 }
@@ -66,6 +69,11 @@ impl Windows {
         let line = (plane - self.planes.start) * self.rows.windows.len();
         let start = (line + row - self.rows.windows.start) * self.across.lanes();
         start..start + self.across.windows.len()
+    }
+
+    /// Room for the sums of the single cells of a plane.
+    pub fn kept(&self, area: &Area) -> usize {
+        area.depths.len() * area.rows.len() * kept_pitch(area.columns.len())
     }
 
     pub fn area(&self, geometry: &Geometry) -> Area {
@@ -133,23 +141,60 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// The sums of these windows, in `sums.windows`.
-    pub fn sum(&self, windows: &Windows, sums: &mut Sums<T>) {
+    /// The sums of these windows; of their cells, too, if they are to be kept.
+    pub fn sum<'b>(
+        &self,
+        windows: &'b Windows,
+        keep: bool,
+        sums: &'b mut Sums<T>,
+    ) -> kernels::Sums<'b, T::Compute> {
+        let cells = self.sum_columns(windows, keep, sums);
+        let across = &windows.across;
+        let Sums {
+            lines: [a, b],
+            groups,
+            windows: [to_a, to_b],
+            ..
+        } = sums;
+        let rows = Rows {
+            across,
+            lines: windows.lines(),
+            sums: [&a[..cells], &b[..cells]],
+            groups,
+        };
+        if Step::of(&across.axis).in_vectors() {
+            return kernels::Sums::Rows(rows);
+        }
+        let places = windows.places();
+        to_a.grow(places);
+        to_b.grow(places);
+        self.kernels.apart(Apart {
+            rows,
+            to: [to_a, to_b],
+        });
+        if self.traits.counts_padding && is_ranged(&across.axis) {
+            self.count_ranged(windows, to_a);
+        }
+        kernels::Sums::Windows([&to_a[..places], &to_b[..places]])
+    }
+
+    /// The sums of columns, in `sums.lines`: as many as are returned.
+    fn sum_columns(&self, windows: &Windows, keep: bool, sums: &mut Sums<T>) -> usize {
         let Windows { rows, across, .. } = windows;
         sums.pieces.cut(rows);
-        let direct = sums.pieces.are_windows();
         let of_plane = rows.windows.len() * across.pitch;
         let cells = windows.planes.len() * of_plane + slack(across);
         for lines in &mut sums.lines {
             lines.grow(cells);
         }
-        let of_pieces = sums.pieces.rows.len() * across.pitch + MOST_LANES;
-        if !direct {
-            for lines in &mut sums.of_pieces {
-                lines.grow(of_pieces);
-            }
+        for lines in &mut sums.shared {
+            lines.grow(sums.pieces.rows.len() * across.pitch + MOST_LANES);
         }
         let area = windows.area(self.geometry);
+        let kept = windows.kept(&area);
+        if keep {
+            sums.kept.grow(windows.planes.len() * kept + MOST_LANES);
+        }
         sums.shifts.clear();
         for (i, plane) in windows.planes.clone().enumerate() {
             let patches = self.patches(plane, &area, &mut sums.gathered);
@@ -157,50 +202,24 @@ impl<'a, T: Element> Pooling<'a, T> {
             let shift = self.shift(&patches);
             sums.shifts.push(shift);
             let [a, b] = &mut sums.lines;
-            let [c, d] = &mut sums.of_pieces;
             let mut lines = [&mut a[i * of_plane..cells], &mut b[i * of_plane..cells]];
-            {
-                let [a, b] = &mut lines;
-                let to = match direct {
-                    true => [&mut **a, &mut **b],
-                    false => [&mut c[..of_pieces], &mut d[..of_pieces]],
-                };
-                self.kernels.columns(Columns {
-                    x,
-                    z,
-                    shift,
-                    pieces: &sums.pieces.rows,
-                    pitch: across.pitch,
-                    before: across.before,
-                    lines: to,
-                    rows: &mut sums.rows,
-                });
-            }
-            if !direct {
-                let [a, b] = &mut lines;
-                self.kernels.gather(Gather {
-                    pieces: [&c[..of_pieces], &d[..of_pieces]],
-                    of: &sums.pieces,
-                    pitch: across.pitch,
-                    lines: [a, b],
-                });
-            }
+            let [to_a, to_b] = &mut lines;
+            let [shared_a, shared_b] = &mut sums.shared;
+            self.kernels.columns(Columns {
+                x,
+                z,
+                shift,
+                pieces: &sums.pieces,
+                pitch: across.pitch,
+                before: across.before,
+                lines: [to_a, to_b],
+                shared: [shared_a, shared_b],
+                kept: keep.then(|| &mut sums.kept[i * kept..]),
+                rows: &mut sums.rows,
+            });
             self.pad(windows, &mut lines);
         }
-        for to in &mut sums.windows {
-            to.grow(windows.places());
-        }
-        let ([a, b], [to_a, to_b]) = (&sums.lines, &mut sums.windows);
-        self.kernels.rows(Rows {
-            across,
-            lines: windows.lines(),
-            sums: [&a[..cells], &b[..cells]],
-            groups: &mut sums.groups,
-            to: [to_a, to_b],
-        });
-        if self.traits.counts_padding && is_ranged(&across.axis) {
-            self.count_ranged(windows, &mut sums.windows[0]);
-        }
+        cells
     }
 
     /// Counts the padded columns of windows whose padding is no part of a line.
@@ -307,15 +326,17 @@ impl<T: Element> Pooling<'_, T> {
             values,
             window,
         } = scratch;
-        self.sum(windows, sums);
         let places = windows.places();
-        values.grow(places);
-        let [a, b] = &sums.windows;
-        let values = &mut values[..places];
-        let all_hold = self.kernels.finish(Finish {
-            sums: [&a[..places], &b[..places]],
-            values,
-        });
+        // Vectors may begin at the last window.
+        values.grow(places + MOST_LANES);
+        let all_hold = match is_direct(&windows.rows, &windows.across) {
+            true => self.pool_directly(windows, &mut sums.gathered, values),
+            false => {
+                let values = &mut values[..places];
+                let sums = self.sum(windows, false, sums);
+                self.kernels.finish(sums, Finish { values })
+            }
+        };
         let columns = windows.across.windows.len();
         if columns == windows.across.lanes() {
             let values = &values[..output.len()];
@@ -356,6 +377,43 @@ impl<T: Element> Pooling<'_, T> {
         }
     }
 
+    /// The outputs of windows in registers, NaN for those that do not hold; returns whether all do.
+    fn pool_directly(
+        &self,
+        windows: &Windows,
+        gathered: &mut [Gathered<T>; 2],
+        values: &mut [T::Compute],
+    ) -> bool {
+        let area = windows.area(self.geometry);
+        let mut all_hold = true;
+        for plane in windows.planes.clone() {
+            let patches = self.patches(plane, &area, gathered);
+            let first = windows.line(plane, windows.rows.windows.start).start;
+            let values = &mut values[first..];
+            all_hold &= self
+                .kernels
+                .direct(self.direct(windows, patches), Finish { values });
+        }
+        all_hold
+    }
+
+    /// The windows of a plane, in registers.
+    pub fn direct<'b>(
+        &self,
+        windows: &Windows,
+        patches: [Patch<'b, T::Compute>; 2],
+    ) -> Direct<'b, T::Compute> {
+        let Axis { kernel, stride, .. } = windows.rows.axis;
+        Direct {
+            shift: self.shift(&patches),
+            x: patches[0],
+            z: patches[1],
+            windows: [windows.rows.windows.len(), windows.across.windows.len()],
+            kernel,
+            stride,
+        }
+    }
+
     /// The index in its plane of the cell that each window of some bands has chosen.
     pub fn places(
         &self,
@@ -382,15 +440,11 @@ impl<T: Element> Pooling<'_, T> {
                     values,
                     window,
                 } = &mut *scratch;
-                self.sum(&windows, sums);
                 let places = windows.places();
                 values.grow(places);
-                let [a, b] = &sums.windows;
-                let sums = [&a[..places], &b[..places]];
-                self.kernels.finish(Finish {
-                    sums,
-                    values: &mut values[..places],
-                });
+                let sums = self.sum(&windows, false, sums);
+                let values = &mut values[..places];
+                self.kernels.finish(sums, Finish { values });
                 let area = windows.area(self.geometry);
                 for row in band.rows.clone() {
                     let line = windows.line(plane, row);

@@ -6,6 +6,7 @@
 mod aligned;
 mod backward;
 mod columns;
+mod direct;
 mod element;
 mod forward;
 mod kernels;
@@ -30,6 +31,7 @@ use crate::geometry::Geometry;
 use backward::Backward;
 use candle_core::{Error, Result};
 use forward::Pooling;
+use kernels::Compile;
 use plan::Plan;
 use rule::Rule;
 use rules::{Average, ExactSoftPool, Largest, Maximum, Power, Softmax, Weighted};
@@ -180,7 +182,7 @@ fn pooling<'a, T: Element, R: Rule>(
     input: Input<'a, T>,
     geometry: &'a Geometry,
 ) -> Pooling<'a, T> {
-    let kernels = kernels::compile(arch, rule);
+    let kernels = T::Compute::compile(arch, rule);
     let (x, z) = (input.x, input.logits.unwrap_or(input.x));
     Pooling {
         arch,

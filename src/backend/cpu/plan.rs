@@ -2,6 +2,7 @@
 //!
 //! Nothing here depends on threads, layouts or values, so that neither do the bits that come out.
 
+use super::direct;
 use crate::geometry::{Axis, Geometry};
 use std::fmt;
 use std::ops::Range;
@@ -47,6 +48,22 @@ impl Step {
             whole: axis.kernel / axis.stride,
             rest: axis.kernel % axis.stride,
         }
+    }
+}
+
+/// The largest stride by which vectors are split.
+pub const SPLIT: usize = 3;
+
+impl Step {
+    /// Whether windows are summed along the rows in registers, a vector of them at a time.
+    pub fn in_vectors(self) -> bool {
+        matches!(
+            self,
+            Self::Groups {
+                stride: 1..=SPLIT,
+                ..
+            }
+        )
     }
 }
 
@@ -185,6 +202,18 @@ impl Plan {
             columns,
         }
     }
+}
+
+/// Whether windows of these rows and columns lie side by side, none padded or cut off, and are pooled in registers: see
+/// [`direct`](super::direct).
+pub fn is_direct(rows: &Span, across: &Span) -> bool {
+    let whole = |span: &Span| {
+        let axis = &span.axis;
+        let last = axis.window(span.windows.end - 1);
+        !is_ranged(axis) && axis.disjoint() && axis.padding == 0 && last.len() == axis.kernel
+    };
+    let columns = (across.axis.kernel, across.axis.stride);
+    columns == (direct::COLUMNS, direct::COLUMNS) && whole(across) && whole(rows)
 }
 
 /// Windows along one axis that are pooled together, and where their cells lie.

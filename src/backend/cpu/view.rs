@@ -1,7 +1,8 @@
 //! A tensor's cells with their strides, seen as planes of depth, height and width.
 
+use super::direct::REACH;
 use super::element::{Element, Widen};
-use super::vector::{Arch, MOST_LANES};
+use super::vector::Arch;
 use candle_core::Layout;
 use std::ops::Range;
 
@@ -43,7 +44,7 @@ impl Area {
 /// The cells of an [`Area`], those of a row side by side.
 #[derive(Clone, Copy, Debug)]
 pub struct Patch<'a, T> {
-    /// From the first cell on: at least [`MOST_LANES`] from the first of every row on.
+    /// From the first cell on: at least [`REACH`] from the first of every row on.
     pub cells: &'a [T],
     /// From a depth to the next, and from a row.
     steps: [usize; 2],
@@ -123,7 +124,7 @@ impl<'a, T: Element> View<'a, T> {
         let sizes = [area.depths.len(), area.rows.len(), area.columns.len()];
         let [depths, rows, columns] = sizes;
         let last = (depths - 1) * depth + (rows - 1) * row;
-        if column == 1 && last + columns.max(MOST_LANES) <= cells.len() {
+        if column == 1 && last + columns.max(REACH) <= cells.len() {
             if let Some(cells) = T::computed(cells) {
                 return Patch {
                     cells,
@@ -136,7 +137,7 @@ impl<'a, T: Element> View<'a, T> {
             cells: strided,
             widened,
         } = gathered;
-        let count = area.cells() + MOST_LANES;
+        let count = area.cells() + REACH;
         if widened.len() < count {
             widened.resize(count, T::Compute::default());
         }

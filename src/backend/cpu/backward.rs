@@ -1,17 +1,17 @@
 //! Gradients, band by band of the input: the windows of its cells are pooled again, and their terms spread.
 
 use super::aligned::Aligned;
-use super::columns::kept_pitch;
 use super::direct::{DirectGradients, REACH};
 use super::element::{Element, Narrow};
 use super::forward::{numbers, Pooling, Sums, Windows};
-use super::kernels::{Gradients, Terms};
+use super::kernels::Terms;
 use super::plan::{is_direct, Plan, Span};
 use super::rule::Window;
-use super::spread::{Spread, Spreading};
+use super::spread::{Gradients, Spread, Spreading};
 use super::tiles::Band;
 use super::vector::{Real, MOST_LANES};
 use super::view::{Area, Gathered, View};
+use crate::geometry::Axis;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -28,7 +28,7 @@ pub struct Scratch<T: Element> {
     /// The weights of a vector of windows.
     kept: Vec<T::Compute>,
     /// Gradients of the cells of an area, and of their logits.
-    gradients: [Vec<T::Compute>; 2],
+    gradients: [Aligned<T::Compute>; 2],
     window: Window,
 }
 
@@ -54,6 +54,11 @@ impl Tile {
     /// Where a row of gradients begins, by position in the tile.
     fn row(&self, plane: usize, depth: usize, row: usize) -> usize {
         ((plane * self.area.depths.len() + depth) * self.area.rows.len() + row) * self.pitch()
+    }
+
+    /// From a depth of gradients to the next, and from a row.
+    fn steps(&self) -> [usize; 2] {
+        [self.row(0, 1, 0), self.row(0, 0, 1)]
     }
 
     /// Where the gradient of a cell is, if the tile has it.
@@ -102,13 +107,20 @@ impl<T: Element> Backward<'_, T> {
         let cells = tile.row(tile.planes.len(), 0, 0);
         let outputs = if self.pooling.traits.logits { 2 } else { 1 };
         for gradients in &mut scratch.gradients[..outputs] {
-            gradients.clear();
-            gradients.resize(cells + REACH, T::Compute::default());
+            gradients.grow(cells + REACH);
         }
         let depths = Span::touching(depth, &tile.area.depths);
         let rows = Span::touching(height, &tile.area.rows);
         let columns = Span::touching(width, &tile.area.columns);
-        if depths.is_empty() || rows.is_empty() || columns.is_empty() {
+        let none = depths.is_empty() || rows.is_empty() || columns.is_empty();
+        // Gradients of cells that one row of windows at most has, in depth, are written once.
+        let once = !none && depths.len() == 1 && self.covers(tile, depths.start, &rows, &columns);
+        if !once {
+            for gradients in &mut scratch.gradients[..outputs] {
+                gradients[..cells].fill(T::Compute::default());
+            }
+        }
+        if none {
             return;
         }
         for depth in depths {
@@ -126,11 +138,32 @@ impl<T: Element> Backward<'_, T> {
                 if self.pooling.traits.places {
                     self.scatter(scratch, tile, &windows);
                 } else {
-                    self.spread(scratch, tile, &windows);
+                    self.spread(scratch, tile, &windows, !once);
                 }
             }
             self.add_alone(scratch, tile, &windows);
         }
+    }
+
+    /// Whether all cells of a tile lie between the first and the last of these windows, and are given gradients.
+    fn covers(
+        &self,
+        tile: &Tile,
+        depth: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> bool {
+        let [of_depth, height, width] = &self.pooling.geometry.axes;
+        let covers = |axis: &Axis, windows: &Range<usize>, cells: &Range<usize>| {
+            let (first, last) = (axis.window(windows.start), axis.window(windows.end - 1));
+            first.start <= cells.start && last.end >= cells.end
+        };
+        // Windows in registers leave out the rows between them.
+        let gaps = height.stride > height.kernel;
+        !(self.pooling.traits.places || gaps)
+            && covers(of_depth, &(depth..depth + 1), &tile.area.depths)
+            && covers(height, rows, &tile.area.rows)
+            && covers(width, columns, &tile.area.columns)
     }
 
     /// Whether the gradients of all cells of these windows, and of no others, are made in registers.
@@ -156,17 +189,15 @@ impl<T: Element> Backward<'_, T> {
             ..
         } = scratch;
         let area = windows.area(self.pooling.geometry);
-        let steps = [tile.row(0, 1, 0), tile.row(0, 0, 1)];
         for (i, plane) in windows.planes.clone().enumerate() {
             let patches = self.pooling.patches(plane, &area, gathered);
             let first = windows.line(plane, windows.rows.windows.start).start;
-            let start = [area.depths.start, area.rows.start, area.columns.start];
-            let to = tile.place(i, start).unwrap_or_default();
+            let to = tile.place(i, area.first()).unwrap_or_default();
             self.pooling.kernels.direct_gradients(DirectGradients {
                 of: self.pooling.direct(windows, patches),
                 grads: &terms[0][first..],
                 values: &mut values[first..],
-                steps,
+                steps: tile.steps(),
                 to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
                 kept,
             });
@@ -221,67 +252,46 @@ impl<T: Element> Backward<'_, T> {
         self.pooling.kernels.terms(sums, to);
     }
 
-    /// Gradients of cells that add up what their windows give.
-    fn spread(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
+    /// Gradients of cells that add up what their windows give: added to what is there, or in its place.
+    fn spread(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows, add: bool) {
         let Scratch {
             sums,
             gathered,
             terms,
             spreading,
-            gradients,
+            gradients: [of_x, of_z],
             ..
         } = scratch;
         let Windows { rows, across, .. } = windows;
         let pooling = &self.pooling;
-        let of_terms = pooling.traits.terms;
         let area = windows.area(pooling.geometry);
-        let depths = overlap(&area.depths, &tile.area.depths);
-        let columns = overlap(&across.cells, &tile.area.columns);
+        let cells = Area {
+            depths: overlap(&area.depths, &tile.area.depths),
+            rows: overlap(&area.rows, &tile.area.rows),
+            columns: overlap(&area.columns, &tile.area.columns),
+        };
         let of_plane = rows.windows.len() * across.lanes();
-        let first = across.before + columns.start - across.cells.start;
-        let (kept, of_row) = (windows.kept(&area), kept_pitch(area.columns.len()));
+        let kept = windows.kept(&area);
         for (i, plane) in windows.planes.clone().enumerate() {
             let [x, z] = pooling.patches(plane, &area, gathered);
-            let spreads = [0, 1].map(|t| Spread {
-                rows,
-                across,
-                terms: &terms[t][i * of_plane..],
+            let to = tile.place(i, cells.first()).unwrap_or_default();
+            pooling.kernels.gradients(Gradients {
+                spreads: [0, 1].map(|t| Spread {
+                    rows,
+                    across,
+                    terms: &terms[t][i * of_plane..],
+                }),
+                spreading,
+                area: &area,
+                cells: &cells,
+                x,
+                z,
+                shift: sums.shifts[i],
+                kept: sums.kept.get(i * kept..).unwrap_or_default(),
+                add,
+                steps: tile.steps(),
+                to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
             });
-            for (spread, spreading) in spreads.iter().zip(spreading.iter_mut()).take(of_terms) {
-                spread.begin(spreading);
-            }
-            for row in overlap(&area.rows, &tile.area.rows) {
-                for (spread, spreading) in spreads.iter().zip(spreading.iter_mut()).take(of_terms) {
-                    pooling.kernels.spread(spread, row, spreading);
-                }
-                for depth in depths.clone() {
-                    let (d, h, w) = (
-                        depth - area.depths.start,
-                        row - area.rows.start,
-                        columns.start - area.columns.start,
-                    );
-                    let to = tile
-                        .place(i, [depth, row, columns.start])
-                        .unwrap_or_default();
-                    let [of_x, of_z] = &mut *gradients;
-                    pooling.kernels.gradient(Gradients {
-                        count: columns.len(),
-                        x: x.from(d, h, w),
-                        z: z.from(d, h, w),
-                        shift: sums.shifts[i],
-                        lifted: match pooling.traits.shifted {
-                            true => {
-                                let row = d * area.rows.len() + h;
-                                &sums.kept[i * kept + row * of_row + w..]
-                            }
-                            false => &[],
-                        },
-                        add: true,
-                        terms: [0, 1].map(|t| spreading[t].cells.get(first..).unwrap_or_default()),
-                        to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
-                    });
-                }
-            }
         }
     }
 

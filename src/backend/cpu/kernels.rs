@@ -3,8 +3,8 @@
 use super::columns::{Columns, Lift};
 use super::direct::{terms, Direct, DirectBy, DirectGradients, DirectGradientsBy};
 use super::rows::{Along, Apart, ApartBy, Ending, Rows};
-use super::rule::{Cell, Join, Rule, Window};
-use super::spread::{Spread, SpreadBy, Spreading};
+use super::rule::{Join, Rule, Window};
+use super::spread::{Gradients, GradientsBy};
 #[cfg(target_arch = "x86_64")]
 use super::vector::x86;
 use super::vector::{Arch, InstructionSet, Kernel, Portable, Real, Vector};
@@ -23,8 +23,7 @@ pub trait Kernels<C>: Send + Sync {
     /// Whether all hold, those between lines included.
     fn finish(&self, sums: Sums<'_, C>, to: Finish<'_, C>) -> bool;
     fn terms(&self, sums: Sums<'_, C>, to: Terms<'_, C>);
-    fn spread(&self, work: &Spread<'_, C>, row: usize, spreading: &mut Spreading<C>);
-    fn gradient(&self, work: Gradients<'_, C>);
+    fn gradients(&self, work: Gradients<'_, C>);
     /// [`Rule::define`]
     fn define(&self, window: &Window) -> f64;
     /// [`Rule::define_gradient`]
@@ -63,21 +62,6 @@ pub struct Terms<'a, C> {
     pub values: &'a mut [C],
     /// The gradients of the outputs, in the first.
     pub terms: [&'a mut [C]; 2],
-}
-
-/// The gradients of a row of cells, in place of what is there or added to it; vectors may reach behind the last of them.
-pub struct Gradients<'a, C> {
-    pub count: usize,
-    /// From the first of the cells on.
-    pub x: &'a [C],
-    pub z: &'a [C],
-    pub shift: C,
-    /// Their first sums, if they were kept.
-    pub lifted: &'a [C],
-    /// The sums of their windows' terms.
-    pub terms: [&'a [C]; 2],
-    pub add: bool,
-    pub to: [&'a mut [C]; 2],
 }
 
 /// `R` for `I`.
@@ -163,15 +147,7 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
         self.call(End::<C, R, _>(sums, Terming { rule, to }, PhantomData));
     }
 
-    fn spread(&self, work: &Spread<'_, C>, row: usize, spreading: &mut Spreading<C>) {
-        self.call(SpreadBy {
-            work,
-            row,
-            spreading,
-        });
-    }
-
-    fn gradient(&self, work: Gradients<'_, C>) {
+    fn gradients(&self, work: Gradients<'_, C>) {
         self.call(GradientsBy(work, self.rule));
     }
 
@@ -322,65 +298,5 @@ impl<C: Real, R: Rule> Ending<C> for Terming<'_, C, R> {
         }
         V::select(holds, a, V::zero()).store(&mut first[at..]);
         V::select(holds, y, V::splat(C::NAN)).store(&mut values[at..]);
-    }
-}
-
-struct GradientsBy<'a, C, R>(Gradients<'a, C>, R);
-
-impl<C: Real, R: Rule> Kernel for GradientsBy<'_, C, R> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: InstructionSet>(self) {
-        type V<C, I> = <C as Real>::Vector<I>;
-        let Self(
-            Gradients {
-                count,
-                x,
-                z,
-                shift,
-                lifted,
-                terms: [a, b],
-                add,
-                to: [of_x, of_z],
-            },
-            rule,
-        ) = self;
-        let shift = V::<C, I>::splat(shift);
-        let zero = V::<C, I>::zero();
-        for at in (0..count).step_by(V::<C, I>::LANES) {
-            let x = V::<C, I>::load_part(&x[at..]);
-            let cell = Cell {
-                x,
-                z: if R::LOGITS {
-                    V::<C, I>::load_part(&z[at..])
-                } else {
-                    x
-                },
-                shift,
-                place: zero,
-            };
-            let second = if R::TERMS == 2 {
-                V::<C, I>::load(&b[at..])
-            } else {
-                zero
-            };
-            let lifted = if R::SHIFTED {
-                V::<C, I>::load(&lifted[at..])
-            } else {
-                zero
-            };
-            let [mut dx, mut dz] = rule.gradient(cell, lifted, [V::<C, I>::load(&a[at..]), second]);
-            if add {
-                dx = V::<C, I>::load(&of_x[at..]).add(dx);
-            }
-            dx.store(&mut of_x[at..]);
-            if R::LOGITS {
-                if add {
-                    dz = V::<C, I>::load(&of_z[at..]).add(dz);
-                }
-                dz.store(&mut of_z[at..]);
-            }
-        }
     }
 }

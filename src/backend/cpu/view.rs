@@ -35,6 +35,11 @@ impl Area {
         ]
     }
 
+    /// Depth, row and column of its first cell.
+    pub fn first(&self) -> [usize; 3] {
+        [self.depths.start, self.rows.start, self.columns.start]
+    }
+
     /// How many cells.
     pub fn cells(&self) -> usize {
         self.depths.len() * self.rows.len() * self.columns.len()

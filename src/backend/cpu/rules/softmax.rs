@@ -48,11 +48,12 @@ impl<const LOGITS: bool> Softmax<LOGITS> {
         }
     }
 
-    /// The binary logarithm of the weight; at most 0.
+    /// The binary logarithm of the weight; at most 0, but for what rounds the shift: that is the same for all cells.
     #[inline(always)]
     fn exponent<V: Vector>(self, cell: Cell<V>) -> V {
         let z = if LOGITS { cell.z } else { cell.x };
-        z.sub(self.height(cell.shift)).mul(self.scale())
+        let scale = self.scale::<V>();
+        z.mul_add(scale, V::zero().sub(self.height(cell.shift).mul(scale)))
     }
 
     /// Largest logit, total weight and output of a window as the definition reads.

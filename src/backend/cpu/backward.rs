@@ -5,7 +5,7 @@ use super::direct::{DirectGradients, REACH};
 use super::element::{Element, Narrow};
 use super::forward::{numbers, Pooling, Sums, Windows};
 use super::kernels::Terms;
-use super::plan::{is_direct, Plan, Span};
+use super::plan::{is_direct, Span};
 use super::rule::Window;
 use super::spread::{Gradients, Spread, Spreading};
 use super::tiles::Band;
@@ -29,6 +29,8 @@ pub struct Scratch<T: Element> {
     kept: Vec<T::Compute>,
     /// Gradients of the cells of an area, and of their logits.
     gradients: [Aligned<T::Compute>; 2],
+    /// Those of a row of a plane.
+    line: Vec<T::Compute>,
     window: Window,
 }
 
@@ -36,24 +38,27 @@ pub struct Scratch<T: Element> {
 pub struct Backward<'a, T: Element> {
     pub pooling: Pooling<'a, T>,
     pub grad: View<'a, T>,
-    pub plan: Plan,
 }
 
 /// Cells whose gradients are made together.
 struct Tile {
     planes: Range<usize>,
     area: Area,
+    /// Planes abreast.
+    unit: usize,
 }
 
 impl Tile {
     /// From a row of gradients to the next: whole vectors.
     fn pitch(&self) -> usize {
-        self.area.columns.len().next_multiple_of(MOST_LANES)
+        (self.area.columns.len() * self.unit).next_multiple_of(MOST_LANES)
     }
 
     /// Where a row of gradients begins, by position in the tile.
     fn row(&self, plane: usize, depth: usize, row: usize) -> usize {
-        ((plane * self.area.depths.len() + depth) * self.area.rows.len() + row) * self.pitch()
+        let (group, lane) = (plane / self.unit, plane % self.unit);
+        lane + ((group * self.area.depths.len() + depth) * self.area.rows.len() + row)
+            * self.pitch()
     }
 
     /// From a depth of gradients to the next, and from a row.
@@ -69,7 +74,9 @@ impl Tile {
             columns,
         } = &self.area;
         let inside = depths.contains(&d) && rows.contains(&h) && columns.contains(&w);
-        inside.then(|| self.row(plane, d - depths.start, h - rows.start) + w - columns.start)
+        inside.then(|| {
+            self.row(plane, d - depths.start, h - rows.start) + (w - columns.start) * self.unit
+        })
     }
 }
 
@@ -86,12 +93,13 @@ impl<T: Element> Backward<'_, T> {
             let (z, rest_of_z) = of_z.split_at_mut(band.cells().min(of_z.len()));
             (of_x, of_z) = (rest, rest_of_z);
             let mut output = [x, z];
-            for start in band.rows.clone().step_by(self.plan.rows) {
+            for start in band.rows.clone().step_by(self.pooling.plan.rows) {
                 let tile = Tile {
                     planes: band.planes.clone(),
+                    unit: self.pooling.unit,
                     area: Area {
                         depths: band.depths.clone(),
-                        rows: start..band.rows.end.min(start + self.plan.rows),
+                        rows: start..band.rows.end.min(start + self.pooling.plan.rows),
                         columns: band.columns.clone(),
                     },
                 };
@@ -104,7 +112,7 @@ impl<T: Element> Backward<'_, T> {
     /// The gradients of a tile, in `scratch.gradients`.
     fn tile(&self, scratch: &mut Scratch<T>, tile: &Tile) {
         let [depth, height, width] = &self.pooling.geometry.axes;
-        let cells = tile.row(tile.planes.len(), 0, 0);
+        let cells = tile.row(tile.planes.len().next_multiple_of(tile.unit), 0, 0);
         let outputs = if self.pooling.traits.logits { 2 } else { 1 };
         for gradients in &mut scratch.gradients[..outputs] {
             gradients.grow(cells + REACH);
@@ -128,7 +136,7 @@ impl<T: Element> Backward<'_, T> {
                 planes: tile.planes.clone(),
                 depth,
                 rows: Span::new(height, rows.clone()),
-                across: Span::new(width, columns.clone()),
+                across: Span::new(width, columns.clone()).times(tile.unit),
             };
             self.copy_grads(scratch, &windows);
             if self.is_direct(tile, &windows) {
@@ -190,8 +198,8 @@ impl<T: Element> Backward<'_, T> {
         } = scratch;
         let area = windows.area(self.pooling.geometry);
         for (i, plane) in windows.planes.clone().enumerate() {
-            let patches = self.pooling.patches(plane, &area, gathered);
-            let first = windows.line(plane, windows.rows.windows.start).start;
+            let patches = self.pooling.patches(plane..plane + 1, 1, &area, gathered);
+            let first = windows.start(plane, windows.rows.windows.start);
             let to = tile.place(i, area.first()).unwrap_or_default();
             self.pooling.kernels.direct_gradients(DirectGradients {
                 of: self.pooling.direct(windows, patches),
@@ -228,8 +236,15 @@ impl<T: Element> Backward<'_, T> {
         for plane in windows.planes.clone() {
             let patch = self.grad.patch(self.pooling.arch, plane, &area, of_grad);
             for (i, row) in area.rows.clone().enumerate() {
-                grads[windows.line(plane, row)]
-                    .copy_from_slice(&patch.from(0, i, 0)[..area.columns.len()]);
+                let cells = &patch.from(0, i, 0)[..area.columns.len()];
+                let start = windows.start(plane, row);
+                if windows.across.unit == 1 {
+                    grads[start..start + cells.len()].copy_from_slice(cells);
+                    continue;
+                }
+                for (place, &g) in windows.line(plane, row).zip(cells) {
+                    grads[place] = g;
+                }
             }
         }
     }
@@ -272,9 +287,9 @@ impl<T: Element> Backward<'_, T> {
         };
         let of_plane = rows.windows.len() * across.lanes();
         let kept = windows.kept(&area);
-        for (i, plane) in windows.planes.clone().enumerate() {
-            let [x, z] = pooling.patches(plane, &area, gathered);
-            let to = tile.place(i, cells.first()).unwrap_or_default();
+        for i in 0..windows.groups() {
+            let [x, z] = pooling.patches(windows.group(i), tile.unit, &area, gathered);
+            let to = tile.place(i * tile.unit, cells.first()).unwrap_or_default();
             pooling.kernels.gradients(Gradients {
                 spreads: [0, 1].map(|t| Spread {
                     rows,
@@ -286,7 +301,7 @@ impl<T: Element> Backward<'_, T> {
                 cells: &cells,
                 x,
                 z,
-                shift: sums.shifts[i],
+                shifts: &sums.shifts[i],
                 kept: sums.kept.get(i * kept..).unwrap_or_default(),
                 add,
                 steps: tile.steps(),
@@ -307,14 +322,14 @@ impl<T: Element> Backward<'_, T> {
         for (i, plane) in windows.planes.clone().enumerate() {
             for row in windows.rows.windows.clone() {
                 let line = windows.line(plane, row);
-                for (place, g) in values[line.clone()].iter().zip(&terms[0][line]) {
-                    let place = place.to_f64();
+                for at in line {
+                    let place = values[at].to_f64();
                     if place.is_nan() {
                         continue;
                     }
                     let cell = area.cell(place as usize);
                     if let Some(to) = tile.place(i, cell) {
-                        gradients[0][to] = gradients[0][to].add(*g);
+                        gradients[0][to] = gradients[0][to].add(terms[0][at]);
                     }
                 }
             }
@@ -323,12 +338,12 @@ impl<T: Element> Backward<'_, T> {
 
     /// What windows that do not hold give their cells.
     fn add_alone(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
+        if numbers(&scratch.values[..windows.lines() * windows.across.lanes()]) {
+            return;
+        }
         for plane in windows.planes.clone() {
             for row in windows.rows.windows.clone() {
                 let line = windows.line(plane, row);
-                if numbers(&scratch.values[line.clone()]) {
-                    continue;
-                }
                 for (place, o) in line.zip(windows.across.windows.clone()) {
                     if scratch.values[place].to_f64().is_nan() {
                         self.add_window(scratch, tile, plane, [windows.depth, row, o]);
@@ -364,7 +379,7 @@ impl<T: Element> Backward<'_, T> {
     /// Rounds the gradients of a tile to their place in the output of its band.
     fn narrow(
         &self,
-        scratch: &Scratch<T>,
+        scratch: &mut Scratch<T>,
         tile: &Tile,
         band: &Band,
         output: &mut [&mut [MaybeUninit<T>]; 2],
@@ -374,7 +389,10 @@ impl<T: Element> Backward<'_, T> {
             rows,
             columns,
         } = &tile.area;
-        for (output, gradients) in output.iter_mut().zip(&scratch.gradients) {
+        let Scratch {
+            gradients, line, ..
+        } = scratch;
+        for (output, gradients) in output.iter_mut().zip(gradients) {
             if output.is_empty() {
                 continue;
             }
@@ -382,13 +400,18 @@ impl<T: Element> Backward<'_, T> {
                 for depth in 0..depths.len() {
                     for (i, row) in rows.clone().enumerate() {
                         let from = tile.row(plane, depth, i);
-                        let line = (plane * depths.len() + depth) * band.rows.len() + row
+                        let mut values = &gradients[from..from + columns.len()];
+                        if tile.unit > 1 {
+                            let places = (from..).step_by(tile.unit).take(columns.len());
+                            line.clear();
+                            line.extend(places.map(|place| gradients[place]));
+                            values = line;
+                        }
+                        let to = (plane * depths.len() + depth) * band.rows.len() + row
                             - band.rows.start;
-                        let to = line * columns.len();
-                        self.pooling.arch.run(Narrow {
-                            values: &gradients[from..from + columns.len()],
-                            cells: &mut output[to..to + columns.len()],
-                        });
+                        let to = to * columns.len();
+                        let cells = &mut output[to..to + columns.len()];
+                        self.pooling.arch.run(Narrow { values, cells });
                     }
                 }
             }

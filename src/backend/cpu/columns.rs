@@ -3,7 +3,7 @@
 //! Rows are cut wherever a window begins or ends. Every such piece is summed once, into a line as long as a row of
 //! activations with its padding; the sums of a row of windows are those of some pieces that follow each other.
 
-use super::plan::{is_ranged, Span};
+use super::plan::{is_ranged, Span, ABREAST};
 use super::rule::{Cell, Join, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::Patch;
@@ -97,9 +97,10 @@ impl Pieces {
 pub struct Columns<'a, C> {
     pub x: Patch<'a, C>,
     pub z: Patch<'a, C>,
-    /// The largest logit.
-    pub shift: C,
+    pub shifts: &'a Shifts<C>,
     pub pieces: &'a Pieces,
+    /// Planes abreast.
+    pub unit: usize,
     /// From a line to the next, and cells of a line before the first column.
     pub pitch: usize,
     pub before: usize,
@@ -110,6 +111,18 @@ pub struct Columns<'a, C> {
     pub kept: Option<&'a mut [C]>,
     /// Scratch.
     pub rows: &'a mut Vec<Row>,
+}
+
+/// The largest logit of a plane, repeated, or those of planes abreast, twice.
+#[derive(Clone, Copy)]
+pub struct Shifts<C>(pub [C; 2 * ABREAST]);
+
+impl<C: Real> Shifts<C> {
+    /// Those of a vector of cells, the first of which is number `at` of its row.
+    #[inline(always)]
+    pub fn of<V: Vector<Real = C>>(&self, at: usize) -> V {
+        V::load(&self.0[at % ABREAST..])
+    }
 }
 
 /// Where a row of cells begins.
@@ -140,7 +153,7 @@ impl<C: Real, R: Rule> Kernel for Lift<'_, C, R> {
 }
 
 /// Vectors that are summed at a time, since one alone waits for its own results.
-const ABREAST: usize = 2;
+const TOGETHER: usize = 2;
 
 impl<C: Real, R: Rule> Lift<'_, C, R> {
     #[inline(always)]
@@ -149,8 +162,9 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
             Columns {
                 x,
                 z,
-                shift,
+                shifts,
                 pieces,
+                unit,
                 pitch,
                 before,
                 lines: [to_a, to_b],
@@ -182,11 +196,13 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
         assert!(of_lines(pieces.windows.len()) <= to_a.len().min(to_b.len()));
         let room = shared_a.len().min(shared_b.len());
         assert!(!pieces.are_shared() || of_lines(pieces.rows.len()) <= room);
-        let mut lifting = Lifting {
+        let mut lifting: Lifting<'_, C, V, R> = Lifting {
             rule,
             x: x.cells,
             z: z.cells,
-            shift: V::splat(shift),
+            shifts,
+            shift: shifts.of(0),
+            unit,
             rows,
             depths,
             pieces: &pieces.rows,
@@ -206,12 +222,12 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
             let mut at = 0;
             // SAFETY: as asserted above; what is written behind a line is the next one's, which comes later.
             unsafe {
-                while at + ABREAST * V::LANES <= width {
-                    let sums = lifting.window::<ABREAST>(&window, at);
+                while at + TOGETHER * V::LANES <= width {
+                    let sums = lifting.window::<TOGETHER>(&window, at);
                     for (i, sums) in sums.into_iter().enumerate() {
                         store(sums, [to_a, to_b], to + at + i * V::LANES);
                     }
-                    at += ABREAST * V::LANES;
+                    at += TOGETHER * V::LANES;
                 }
                 while at < width {
                     // The last vector reaches back over cells of the one before, if there is one.
@@ -254,7 +270,9 @@ struct Lifting<'a, C, V, R> {
     rule: R,
     x: &'a [C],
     z: &'a [C],
+    shifts: &'a Shifts<C>,
     shift: V,
+    unit: usize,
     rows: &'a [Row],
     depths: usize,
     pieces: &'a [Range<usize>],
@@ -358,10 +376,17 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
                 false => x,
             };
             let place = match R::PLACES {
+                true if self.unit > 1 => {
+                    V::splat(C::from_f64(((row.place + start) / self.unit) as f64))
+                }
                 true => V::iota().add(V::splat(C::from_f64((row.place + start) as f64))),
                 false => V::zero(),
             };
-            let shift = self.shift;
+            // The same for all vectors, if they are as long as planes are many.
+            let shift = match V::LANES {
+                ABREAST => self.shift,
+                _ => self.shifts.of(start),
+            };
             let lifted = self.rule.lift(Cell { x, z, shift, place });
             if self.keep {
                 lifted[0].store(self.kept.get_unchecked_mut(kept..kept + V::LANES));

@@ -1,11 +1,11 @@
 //! Outputs, band by band: down the columns, along the rows, and those windows that do not hold one by one.
 
 use super::aligned::Aligned;
-use super::columns::{kept_pitch, Columns, Pieces, Row};
+use super::columns::{kept_pitch, Columns, Pieces, Row, Shifts};
 use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
-use super::plan::{is_direct, is_ranged, Span, Step};
+use super::plan::{is_direct, is_ranged, Plan, Span, Step, ABREAST};
 use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
@@ -13,6 +13,7 @@ use super::vector::{Arch, Real, MOST_LANES};
 use super::view::{Area, Gathered, Patch, View};
 use super::window::{padded_len, Alone};
 use crate::geometry::{Axis, Geometry};
+use std::iter::StepBy;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -25,6 +26,10 @@ pub struct Pooling<'a, T: Element> {
     /// Logits; `x` again for rules without.
     pub z: View<'a, T>,
     pub geometry: &'a Geometry,
+    /// Bands: of the output forward, of the input backward.
+    pub plan: Plan,
+    /// Planes that are pooled abreast, or 1.
+    pub unit: usize,
 }
 
 /// The sums of a band's windows, and the space to make them in; reused from band to band.
@@ -41,8 +46,8 @@ pub struct Sums<T: Element> {
     groups: Groups<T::Compute>,
     /// Sums of windows, line after line; whole vectors.
     windows: [Aligned<T::Compute>; 2],
-    /// The largest logits, a plane each.
-    pub shifts: Vec<T::Compute>,
+    /// The largest logits, a group each.
+    pub shifts: Vec<Shifts<T::Compute>>,
 }
 
 /// Windows that are pooled together: of one depth, in some rows and columns of some planes.
@@ -54,9 +59,20 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Rows of windows of all planes.
+    /// Rows of windows of all planes; those of planes abreast are one.
     pub fn lines(&self) -> usize {
-        self.planes.len() * self.rows.windows.len()
+        self.groups() * self.rows.windows.len()
+    }
+
+    /// Planes, or groups of planes that lie abreast.
+    pub fn groups(&self) -> usize {
+        self.planes.len().div_ceil(self.across.unit)
+    }
+
+    /// The planes of a group.
+    pub fn group(&self, group: usize) -> Range<usize> {
+        let start = self.planes.start + group * self.across.unit;
+        start..self.planes.end.min(start + self.across.unit)
     }
 
     /// Places for windows, those between lines included; whole vectors.
@@ -64,16 +80,24 @@ impl Windows {
         (self.lines() * self.across.lanes()).next_multiple_of(MOST_LANES)
     }
 
-    /// The places of the windows of a row.
-    pub fn line(&self, plane: usize, row: usize) -> Range<usize> {
-        let line = (plane - self.planes.start) * self.rows.windows.len();
-        let start = (line + row - self.rows.windows.start) * self.across.lanes();
-        start..start + self.across.windows.len()
+    /// The place of the first window of a row.
+    pub fn start(&self, plane: usize, row: usize) -> usize {
+        let unit = self.across.unit;
+        let plane = plane - self.planes.start;
+        let line = plane / unit * self.rows.windows.len() + row - self.rows.windows.start;
+        line * self.across.lanes() + plane % unit
     }
 
-    /// Room for the sums of the single cells of a plane.
+    /// The places of the windows of a row, window by window.
+    pub fn line(&self, plane: usize, row: usize) -> StepBy<Range<usize>> {
+        let (start, unit) = (self.start(plane, row), self.across.unit);
+        (start..start + self.across.windows.len() * unit).step_by(unit)
+    }
+
+    /// Room for the sums of the single cells of a group.
     pub fn kept(&self, area: &Area) -> usize {
-        area.depths.len() * area.rows.len() * kept_pitch(area.columns.len())
+        let columns = area.columns.len() * self.across.unit;
+        area.depths.len() * area.rows.len() * kept_pitch(columns)
     }
 
     pub fn area(&self, geometry: &Geometry) -> Area {
@@ -94,22 +118,46 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// The cells of a plane that windows read, and their logits.
+    /// The cells of a plane, or of planes abreast, that windows read, and their logits.
     pub fn patches<'b>(
         &self,
-        plane: usize,
+        planes: Range<usize>,
+        unit: usize,
         area: &Area,
         gathered: &'b mut [Gathered<T>; 2],
     ) -> [Patch<'b, T::Compute>; 2]
     where
         'a: 'b,
     {
+        let patch = |view: &View<'a, T>, gathered: &'b mut Gathered<T>| match unit {
+            1 => view.patch(self.arch, planes.start, area, gathered),
+            _ => view.patch_abreast(self.arch, planes.clone(), area, gathered),
+        };
         let [of_x, of_z] = gathered;
-        let x = self.x.patch(self.arch, plane, area, of_x);
+        let x = patch(&self.x, of_x);
         match self.traits.logits {
-            true => [x, self.z.patch(self.arch, plane, area, of_z)],
+            true => [x, patch(&self.z, of_z)],
             false => [x, x],
         }
+    }
+
+    /// The shifts of the planes of a patch.
+    fn shifts(&self, patches: &[Patch<'_, T::Compute>; 2], unit: usize) -> Shifts<T::Compute> {
+        if unit == 1 || !self.traits.shifted {
+            return Shifts([self.shift(patches); 2 * ABREAST]);
+        }
+        let of = &patches[if self.traits.logits { 1 } else { 0 }];
+        let cells = &of.cells[..of.sizes.iter().product()];
+        let mut largest = self.kernels.largest_logits(cells);
+        for (lane, shift) in largest.iter_mut().enumerate() {
+            if !shift.to_f64().is_finite() {
+                *shift = self.largest_finite(cells[lane..].iter().step_by(ABREAST));
+            }
+        }
+        let mut twice = [T::Compute::default(); 2 * ABREAST];
+        twice[..ABREAST].copy_from_slice(&largest);
+        twice[ABREAST..].copy_from_slice(&largest);
+        Shifts(twice)
     }
 
     /// The largest finite logit of a patch, or 0.
@@ -125,13 +173,16 @@ impl<'a, T: Element> Pooling<'a, T> {
         if shift.to_f64().is_finite() {
             return shift;
         }
+        self.largest_finite(of.runs().flatten())
+    }
+
+    /// The largest finite logit of some cells, or 0.
+    fn largest_finite<'c>(&self, cells: impl Iterator<Item = &'c T::Compute>) -> T::Compute {
         let single = |&cell: &T::Compute| {
             self.kernels
                 .largest_logit(&[cell], T::Compute::NEG_INFINITY)
         };
-        let finite = of
-            .runs()
-            .flatten()
+        let finite = cells
             .map(single)
             .map(Real::to_f64)
             .filter(|z| z.is_finite());
@@ -162,7 +213,7 @@ impl<'a, T: Element> Pooling<'a, T> {
             sums: [&a[..cells], &b[..cells]],
             groups,
         };
-        if Step::of(&across.axis).in_vectors() {
+        if across.unit == 1 && Step::of(&across.axis).in_vectors() {
             return kernels::Sums::Rows(rows);
         }
         let places = windows.places();
@@ -183,7 +234,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         let Windows { rows, across, .. } = windows;
         sums.pieces.cut(rows);
         let of_plane = rows.windows.len() * across.pitch;
-        let cells = windows.planes.len() * of_plane + slack(across);
+        let cells = windows.groups() * of_plane + slack(across);
         for lines in &mut sums.lines {
             lines.grow(cells);
         }
@@ -193,14 +244,14 @@ impl<'a, T: Element> Pooling<'a, T> {
         let area = windows.area(self.geometry);
         let kept = windows.kept(&area);
         if keep {
-            sums.kept.grow(windows.planes.len() * kept + MOST_LANES);
+            sums.kept.grow(windows.groups() * kept + MOST_LANES);
         }
         sums.shifts.clear();
-        for (i, plane) in windows.planes.clone().enumerate() {
-            let patches = self.patches(plane, &area, &mut sums.gathered);
+        for i in 0..windows.groups() {
+            let patches = self.patches(windows.group(i), across.unit, &area, &mut sums.gathered);
             let [x, z] = patches;
-            let shift = self.shift(&patches);
-            sums.shifts.push(shift);
+            let shifts = self.shifts(&patches, across.unit);
+            sums.shifts.push(shifts);
             let [a, b] = &mut sums.lines;
             let mut lines = [&mut a[i * of_plane..cells], &mut b[i * of_plane..cells]];
             let [to_a, to_b] = &mut lines;
@@ -208,8 +259,9 @@ impl<'a, T: Element> Pooling<'a, T> {
             self.kernels.columns(Columns {
                 x,
                 z,
-                shift,
+                shifts: &shifts,
                 pieces: &sums.pieces,
+                unit: across.unit,
                 pitch: across.pitch,
                 before: across.before,
                 lines: [to_a, to_b],
@@ -235,7 +287,8 @@ impl<'a, T: Element> Pooling<'a, T> {
             for row in rows.windows.clone() {
                 let of_rows = padded_len(&rows.axis, row) as f64 * of_depths;
                 let line = windows.line(plane, row);
-                for (count, o) in counts[line].iter_mut().zip(across.windows.clone()) {
+                for (place, o) in line.zip(across.windows.clone()) {
+                    let count = &mut counts[place];
                     let missing = padded_len(&across.axis, o) - across.axis.window(o).len();
                     *count = count.add(T::Compute::from_f64(missing as f64 * of_rows));
                 }
@@ -251,7 +304,7 @@ impl<'a, T: Element> Pooling<'a, T> {
             depth,
             ..
         } = windows;
-        let right = across.before + across.cells.len();
+        let right = across.before + across.cells.len() * across.unit;
         let counts = self.traits.counts_padding;
         if across.before == 0 && right == across.pitch && !counts {
             return;
@@ -259,7 +312,8 @@ impl<'a, T: Element> Pooling<'a, T> {
         let identity = self.traits.identity.map(T::Compute::from_f64);
         // What hangs over the padding is not counted.
         let axis = &across.axis;
-        let counted = (right + axis.input + axis.padding - across.cells.end).min(across.pitch);
+        let padding = (axis.input + axis.padding - across.cells.end).saturating_mul(across.unit);
+        let counted = right.saturating_add(padding).min(across.pitch);
         let padded_depths = padded_len(&self.geometry.axes[0], *depth) as f64;
         let depths = self.geometry.axes[0].window(*depth).len();
         for (line, o) in rows.windows.clone().enumerate() {
@@ -291,6 +345,8 @@ pub struct Scratch<T: Element> {
     sums: Sums<T>,
     /// The outputs of a band's windows, NaN for those that do not hold.
     values: Aligned<T::Compute>,
+    /// Those of a row of a plane.
+    line: Vec<T::Compute>,
     window: Window,
 }
 
@@ -306,24 +362,33 @@ impl<T: Element> Pooling<'_, T> {
         for band in bands {
             let (mine, rest) = output.split_at_mut(band.cells());
             output = rest;
-            let of_depth = band.cells() / band.depths.len();
-            for (depth, output) in band.depths.clone().zip(mine.chunks_exact_mut(of_depth)) {
-                let windows = Windows {
-                    planes: band.planes.clone(),
-                    depth,
-                    rows: Span::new(height, band.rows.clone()),
-                    across: Span::new(width, band.columns.clone()),
-                };
-                self.pool(&windows, scratch, output);
+            for depth in band.depths.clone() {
+                for start in band.rows.clone().step_by(self.plan.rows) {
+                    let rows = start..band.rows.end.min(start + self.plan.rows);
+                    let windows = Windows {
+                        planes: band.planes.clone(),
+                        depth,
+                        rows: Span::new(height, rows),
+                        across: Span::new(width, band.columns.clone()).times(self.unit),
+                    };
+                    self.pool(&windows, scratch, band, mine);
+                }
             }
         }
     }
 
-    /// The outputs of these windows.
-    fn pool(&self, windows: &Windows, scratch: &mut Scratch<T>, output: &mut [MaybeUninit<T>]) {
+    /// The outputs of these windows, in their places among those of the band.
+    fn pool(
+        &self,
+        windows: &Windows,
+        scratch: &mut Scratch<T>,
+        band: &Band,
+        output: &mut [MaybeUninit<T>],
+    ) {
         let Scratch {
             sums,
             values,
+            line,
             window,
         } = scratch;
         let places = windows.places();
@@ -337,41 +402,45 @@ impl<T: Element> Pooling<'_, T> {
                 self.kernels.finish(sums, Finish { values })
             }
         };
+        let values = &values[..places];
         let columns = windows.across.windows.len();
-        if columns == windows.across.lanes() {
-            let values = &values[..output.len()];
-            self.arch.run(Narrow {
-                values,
-                cells: output,
-            });
-            if all_hold {
-                return;
-            }
-        }
-        let rows = windows
-            .planes
-            .clone()
-            .flat_map(|p| windows.rows.windows.clone().map(move |h| (p, h)));
-        for ((plane, row), output) in rows.zip(output.chunks_exact_mut(columns)) {
-            let values = &values[windows.line(plane, row)];
-            if columns != windows.across.lanes() {
+        let (rows, of_band) = (windows.rows.windows.clone(), band.rows.len());
+        for (i, plane) in windows.planes.clone().enumerate() {
+            let first = (i * band.depths.len() + windows.depth - band.depths.start) * of_band;
+            let first = (first + rows.start - band.rows.start) * columns;
+            let output = &mut output[first..first + rows.len() * columns];
+            if windows.across.lanes() == columns {
+                let start = windows.start(plane, windows.rows.windows.start);
+                let values = &values[start..start + output.len()];
                 self.arch.run(Narrow {
                     values,
                     cells: output,
                 });
+                if all_hold {
+                    continue;
+                }
             }
-            if all_hold || numbers(values) {
-                continue;
-            }
-            for ((value, o), output) in values
-                .iter()
-                .zip(windows.across.windows.clone())
-                .zip(output)
-            {
-                if value.to_f64().is_nan() {
-                    self.alone().read(plane, [windows.depth, row, o], window);
-                    let y = self.kernels.replace(self.kernels.define(window), T::MAX);
-                    output.write(T::round(y));
+            for (row, cells) in rows.clone().zip(output.chunks_exact_mut(columns)) {
+                let places = windows.line(plane, row);
+                line.clear();
+                line.extend(places.map(|place| values[place]));
+                if windows.across.lanes() != columns {
+                    let cells = &mut *cells;
+                    self.arch.run(Narrow {
+                        values: line,
+                        cells,
+                    });
+                }
+                if all_hold || numbers(line) {
+                    continue;
+                }
+                for ((value, o), cell) in line.iter().zip(windows.across.windows.clone()).zip(cells)
+                {
+                    if value.to_f64().is_nan() {
+                        self.alone().read(plane, [windows.depth, row, o], window);
+                        let y = self.kernels.replace(self.kernels.define(window), T::MAX);
+                        cell.write(T::round(y));
+                    }
                 }
             }
         }
@@ -387,9 +456,8 @@ impl<T: Element> Pooling<'_, T> {
         let area = windows.area(self.geometry);
         let mut all_hold = true;
         for plane in windows.planes.clone() {
-            let patches = self.patches(plane, &area, gathered);
-            let first = windows.line(plane, windows.rows.windows.start).start;
-            let values = &mut values[first..];
+            let patches = self.patches(plane..plane + 1, 1, &area, gathered);
+            let values = &mut values[windows.start(plane, windows.rows.windows.start)..];
             all_hold &= self
                 .kernels
                 .direct(self.direct(windows, patches), Finish { values });
@@ -439,6 +507,7 @@ impl<T: Element> Pooling<'_, T> {
                     sums,
                     values,
                     window,
+                    ..
                 } = &mut *scratch;
                 let places = windows.places();
                 values.grow(places);
@@ -448,7 +517,8 @@ impl<T: Element> Pooling<'_, T> {
                 let area = windows.area(self.geometry);
                 for row in band.rows.clone() {
                     let line = windows.line(plane, row);
-                    for (value, o) in values[line].iter().zip(band.columns.clone()) {
+                    for (place, o) in line.zip(band.columns.clone()) {
+                        let value = values[place];
                         let at = if value.to_f64().is_nan() {
                             self.alone().read(plane, [depth, row, o], window);
                             let chosen = self.kernels.define(window) as usize;

@@ -2,6 +2,7 @@
 
 use super::columns::{Columns, Lift};
 use super::direct::{terms, Direct, DirectBy, DirectGradients, DirectGradientsBy};
+use super::plan::ABREAST;
 use super::rows::{Along, Apart, ApartBy, Ending, Rows};
 use super::rule::{Join, Rule, Window};
 use super::spread::{Gradients, GradientsBy};
@@ -15,6 +16,8 @@ pub trait Kernels<C>: Send + Sync {
     fn traits(&self) -> Traits;
     /// The larger of this and the largest logit of some cells, NaN left out.
     fn largest_logit(&self, cells: &[C], largest: C) -> C;
+    /// Those of planes abreast, NaN left out.
+    fn largest_logits(&self, cells: &[C]) -> [C; ABREAST];
     fn columns(&self, work: Columns<'_, C>);
     fn apart(&self, work: Apart<'_, C>);
     /// Windows in registers, to their ending: as [`Kernels::finish`].
@@ -108,6 +111,11 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
             cells,
             largest,
         })
+    }
+
+    fn largest_logits(&self, cells: &[C]) -> [C; ABREAST] {
+        let rule = self.rule;
+        self.call(LargestAbreast { rule, cells })
     }
 
     fn columns(&self, work: Columns<'_, C>) {
@@ -229,6 +237,31 @@ impl<C: Real, R: Rule> Kernel for Largest<'_, C, R> {
         a.max(b)
             .max(c.max(d))
             .reduce(|a, b| if a > b { a } else { b })
+    }
+}
+
+/// [`Kernels::largest_logits`]
+struct LargestAbreast<'a, C, R> {
+    rule: R,
+    cells: &'a [C],
+}
+
+impl<C: Real, R: Rule> Kernel for LargestAbreast<'_, C, R> {
+    type Output = [C; ABREAST];
+
+    #[inline(always)]
+    fn run<I: InstructionSet>(self) -> [C; ABREAST] {
+        type V<C, I> = <C as Real>::Vector<I>;
+        let mut largest = [C::NEG_INFINITY; ABREAST];
+        for at in (0..ABREAST).step_by(V::<C, I>::LANES) {
+            let mut of_lanes = V::<C, I>::splat(C::NEG_INFINITY);
+            for cells in self.cells.chunks_exact(ABREAST) {
+                let z = V::<C, I>::load(&cells[at..]);
+                of_lanes = self.rule.logit(z, z).max(of_lanes);
+            }
+            of_lanes.store(&mut largest[at..]);
+        }
+        largest
     }
 }
 

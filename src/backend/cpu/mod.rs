@@ -159,11 +159,15 @@ fn logits() -> Softmax<true> {
 /// Planes have less than 2^32 cells.
 pub fn places<T: Element>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u32>> {
     let geometry = &settled(geometry);
-    let pooling = pooling(Arch::best(), Largest, x.into(), geometry);
+    let plan = Plan::forward(geometry);
+    let pooling = Pooling {
+        unit: 1,
+        ..pooling(Arch::best(), Largest, x.into(), geometry, plan)
+    };
     let tiling = Tiling {
         planes: x.planes(),
         sizes: geometry.axes.map(|axis| axis.output),
-        plan: Plan::forward(geometry),
+        plan,
         work: x.planes().saturating_mul(geometry.input_cells()),
     };
     // SAFETY: `places` writes one for every window of its bands.
@@ -181,6 +185,7 @@ fn pooling<'a, T: Element, R: Rule>(
     rule: R,
     input: Input<'a, T>,
     geometry: &'a Geometry,
+    plan: Plan,
 ) -> Pooling<'a, T> {
     let kernels = T::Compute::compile(arch, rule);
     let (x, z) = (input.x, input.logits.unwrap_or(input.x));
@@ -191,6 +196,30 @@ fn pooling<'a, T: Element, R: Rule>(
         x,
         z,
         geometry,
+        plan,
+        unit: unit(&x, &z, geometry),
+    }
+}
+
+/// Planes to pool abreast: of small ones, and where they lie so and there are enough of them for all threads.
+fn unit<T: Element>(x: &View<'_, T>, z: &View<'_, T>, geometry: &Geometry) -> usize {
+    let for_all = x.planes() >= 2 * plan::ABREAST * rayon::current_num_threads();
+    let lie_so = x.is_abreast() && z.is_abreast() && for_all;
+    match plan::is_small(geometry) || lie_so && plan::may_be_abreast(geometry) {
+        true => plan::ABREAST,
+        false => 1,
+    }
+}
+
+/// Whole planes, as many as are pooled abreast.
+fn whole(plan: Plan, sizes: [usize; 3]) -> Plan {
+    let [depths, rows, columns] = sizes;
+    let planes = plan.planes.next_multiple_of(plan::ABREAST);
+    Plan {
+        planes,
+        depths,
+        rows,
+        columns,
     }
 }
 
@@ -201,11 +230,16 @@ fn pool<T: Element, R: Rule>(
     geometry: &Geometry,
 ) -> Result<Vec<T>> {
     let geometry = &settled(geometry);
-    let pooling = pooling(arch, rule, input, geometry);
+    let plan = Plan::forward(geometry);
+    let pooling = pooling(arch, rule, input, geometry, plan);
+    let sizes = geometry.axes.map(|axis| axis.output);
     let tiling = Tiling {
         planes: input.x.planes(),
-        sizes: geometry.axes.map(|axis| axis.output),
-        plan: Plan::forward(geometry),
+        sizes,
+        plan: match pooling.unit {
+            1 => plan,
+            _ => whole(plan, sizes),
+        },
         work: input.x.planes().saturating_mul(geometry.input_cells()),
     };
     // SAFETY: `forward` writes an output for every window of its bands.
@@ -227,9 +261,8 @@ fn differentiate<T: Element, R: Rule>(
     let geometry = &settled(geometry);
     let plan = Plan::backward(geometry);
     let backward = Backward {
-        pooling: pooling(arch, rule, input, geometry),
+        pooling: pooling(arch, rule, input, geometry, plan),
         grad,
-        plan,
     };
     let sizes = geometry.axes.map(|axis| axis.input);
     // The rows of several depths lie apart, so that a thread takes them all.
@@ -237,7 +270,10 @@ fn differentiate<T: Element, R: Rule>(
     let tiling = Tiling {
         planes: input.x.planes(),
         sizes,
-        plan: Plan { rows, ..plan },
+        plan: match backward.pooling.unit {
+            1 => Plan { rows, ..plan },
+            _ => whole(plan, sizes),
+        },
         work: input.x.planes().saturating_mul(geometry.input_cells()),
     };
     // SAFETY: `run` writes a gradient for every cell of its bands.

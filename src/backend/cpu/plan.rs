@@ -3,6 +3,7 @@
 //! Nothing here depends on threads, layouts or values, so that neither do the bits that come out.
 
 use super::direct;
+use super::vector::MOST_LANES;
 use crate::geometry::{Axis, Geometry};
 use std::fmt;
 use std::ops::Range;
@@ -18,6 +19,23 @@ pub const TASK_CELLS: usize = 1 << 14;
 
 /// Cells that one thread is done with sooner than another has woken up.
 pub const SERIAL_CELLS: usize = 1 << 15;
+
+/// Planes whose cells lie side by side where they are pooled abreast.
+pub const ABREAST: usize = MOST_LANES;
+
+/// Cells of a plane so small that its rows would not fill a vector.
+const SMALL_PLANE: usize = 256;
+const SMALL_ROW: usize = 16;
+
+/// Whether planes of this geometry are pooled abreast, each in its lane of a vector.
+pub fn is_small(geometry: &Geometry) -> bool {
+    geometry.input_cells() <= SMALL_PLANE && geometry.axes[2].input <= SMALL_ROW
+}
+
+/// Whether planes of this geometry may be pooled abreast with the bits that they have one by one.
+pub fn may_be_abreast(geometry: &Geometry) -> bool {
+    geometry.axes[0].input == 1 && Step::of(&geometry.axes[2]).in_vectors()
+}
 
 /// How the windows of a row are made of its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +122,15 @@ impl fmt::Display for Plan {
     }
 }
 
+/// Whole planes that make a band.
+fn planes_of_band(geometry: &Geometry) -> usize {
+    let planes = (BAND_CELLS / geometry.input_cells()).max(1);
+    match is_small(geometry) {
+        true => planes.next_multiple_of(ABREAST),
+        false => planes,
+    }
+}
+
 /// Cells that so many windows of an axis read.
 fn read(axis: &Axis, windows: usize) -> usize {
     let cells = match is_ranged(axis) {
@@ -145,13 +172,8 @@ impl Plan {
                 .min(height.output),
             false => 1,
         };
-        let plane = geometry.input_cells();
         let whole = rows == height.output && depth.output == 1 && columns == width.output;
-        let planes = if whole {
-            (BAND_CELLS / plane).max(1)
-        } else {
-            1
-        };
+        let planes = if whole { planes_of_band(geometry) } else { 1 };
         Self {
             planes,
             depths: 1,
@@ -188,13 +210,8 @@ impl Plan {
             }
             false => 1,
         };
-        let plane = geometry.input_cells();
         let whole = rows >= height.input && depths == depth.input && columns == width.input;
-        let planes = if whole {
-            (BAND_CELLS / plane).max(1)
-        } else {
-            1
-        };
+        let planes = if whole { planes_of_band(geometry) } else { 1 };
         Self {
             planes,
             depths,
@@ -213,7 +230,10 @@ pub fn is_direct(rows: &Span, across: &Span) -> bool {
         !is_ranged(axis) && axis.disjoint() && axis.padding == 0 && last.len() == axis.kernel
     };
     let columns = (across.axis.kernel, across.axis.stride);
-    columns == (direct::COLUMNS, direct::COLUMNS) && whole(across) && whole(rows)
+    across.unit == 1
+        && columns == (direct::COLUMNS, direct::COLUMNS)
+        && whole(across)
+        && whole(rows)
 }
 
 /// Windows along one axis that are pooled together, and where their cells lie.
@@ -223,9 +243,11 @@ pub struct Span {
     pub windows: Range<usize>,
     /// The cells of all of them.
     pub cells: Range<usize>,
-    /// Padded cells before those.
+    /// Sums of a cell: one, or one of each plane if they lie abreast.
+    pub unit: usize,
+    /// Sums of padded cells before those.
     pub before: usize,
-    /// Padded cells and these, whole strides: from a line of sums to the next.
+    /// Sums of padded cells and these, whole strides: from a line of sums to the next.
     pub pitch: usize,
 }
 
@@ -238,6 +260,7 @@ impl Span {
                 axis: *axis,
                 windows,
                 cells,
+                unit: 1,
                 before: 0,
                 pitch,
             };
@@ -251,8 +274,19 @@ impl Span {
             axis: *axis,
             windows,
             cells,
+            unit: 1,
             before,
             pitch,
+        }
+    }
+
+    /// The same for so many planes abreast.
+    pub fn times(self, unit: usize) -> Self {
+        Self {
+            unit,
+            before: self.before * unit,
+            pitch: self.pitch * unit,
+            ..self
         }
     }
 
@@ -261,10 +295,10 @@ impl Span {
         axis.windows_of(cells.start).start..axis.windows_of(cells.end - 1).end
     }
 
-    /// Windows of a line, those between the lines included.
+    /// Sums of the windows of a line, those between the lines included.
     pub fn lanes(&self) -> usize {
         match is_ranged(&self.axis) {
-            true => self.windows.len(),
+            true => self.windows.len() * self.unit,
             false => self.pitch / self.axis.stride,
         }
     }

@@ -20,6 +20,9 @@ pub struct Groups<C> {
 pub fn slack(across: &Span) -> usize {
     let lanes = MOST_LANES;
     let axis = &across.axis;
+    if across.unit > 1 {
+        return (axis.stride.min(axis.input) + axis.kernel.min(2 * axis.input)) * across.unit * 2;
+    }
     match is_ranged(axis) || axis.stride > 3 {
         true => lanes,
         false => 3 * (lanes + 1) * axis.stride + axis.kernel.min(2 * axis.input) + lanes,
@@ -194,6 +197,7 @@ impl<C: Real, J: Join> Kernel for ApartBy<'_, C, J> {
     #[inline(always)]
     fn run<I: InstructionSet>(mut self) {
         match Step::of(&self.0.rows.across.axis) {
+            step if self.0.rows.across.unit > 1 => self.abreast::<C::Vector<I>>(step),
             Step::Groups {
                 stride,
                 whole,
@@ -207,6 +211,62 @@ impl<C: Real, J: Join> Kernel for ApartBy<'_, C, J> {
 }
 
 impl<C: Real, J: Join> ApartBy<'_, C, J> {
+    /// Windows of planes abreast: one after the other.
+    #[inline(always)]
+    fn abreast<V: Vector<Real = C>>(&mut self, step: Step) {
+        let Rows {
+            across,
+            lines,
+            sums,
+            ..
+        } = self.0.rows;
+        let Span { unit, .. } = *across;
+        let windows = across.lanes() / unit;
+        for at in (0..unit).step_by(V::LANES) {
+            for line in 0..lines {
+                for i in 0..windows {
+                    let from = line * across.pitch + at;
+                    let cells = |cells: Range<usize>| Abreast {
+                        sums,
+                        from,
+                        unit,
+                        cells,
+                    };
+                    let sums: [V; 2] = match step {
+                        Step::Groups {
+                            stride,
+                            whole,
+                            rest,
+                        } => {
+                            let start = i * stride;
+                            let first = if whole == 0 { rest } else { stride };
+                            let mut all = cells(start..start + first).join::<V, J>();
+                            for group in 1..whole {
+                                let start = start + group * stride;
+                                let more = cells(start..start + stride).join::<V, J>();
+                                all = J::join(all, more);
+                            }
+                            if whole > 0 && rest > 0 {
+                                let start = start + whole * stride;
+                                let more = cells(start..start + rest).join::<V, J>();
+                                all = J::join(all, more);
+                            }
+                            all
+                        }
+                        Step::Ranges => {
+                            let Range { start, end } = across.axis.window(across.windows.start + i);
+                            let first = across.cells.start;
+                            cells(start - first..end - first).join::<V, J>()
+                        }
+                    };
+                    let to = (line * windows + i) * unit + at;
+                    sums[0].store(&mut self.0.to[0][to..]);
+                    sums[1].store(&mut self.0.to[1][to..]);
+                }
+            }
+        }
+    }
+
     #[inline(always)]
     fn groups<V: Vector<Real = C>>(&mut self, stride: usize, whole: usize, rest: usize) {
         let Rows {
@@ -283,6 +343,31 @@ impl<C: Real, J: Join> ApartBy<'_, C, J> {
             sums = join::<J, C>(sums, [a[i], b[i]]);
         }
         sums
+    }
+}
+
+/// Cells of a line of planes abreast.
+struct Abreast<'a, C> {
+    sums: [&'a [C]; 2],
+    from: usize,
+    unit: usize,
+    cells: Range<usize>,
+}
+
+impl<C: Real> Abreast<'_, C> {
+    #[inline(always)]
+    fn join<V: Vector<Real = C>, J: Join>(self) -> [V; 2] {
+        let Self {
+            sums,
+            from,
+            unit,
+            cells,
+        } = self;
+        let mut all = load(sums, from + cells.start * unit);
+        for cell in cells.start + 1..cells.end {
+            all = J::join(all, load(sums, from + cell * unit));
+        }
+        all
     }
 }
 

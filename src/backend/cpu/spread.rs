@@ -1,7 +1,7 @@
 //! The way back: what windows give is summed for each cell, down the columns first, then along the rows.
 
 use super::aligned::Aligned;
-use super::columns::kept_pitch;
+use super::columns::{kept_pitch, Shifts};
 use super::plan::{Span, Step};
 use super::rule::{Cell, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
@@ -52,8 +52,7 @@ pub struct Gradients<'a, C> {
     pub cells: &'a Area,
     pub x: Patch<'a, C>,
     pub z: Patch<'a, C>,
-    /// The largest logit.
-    pub shift: C,
+    pub shifts: &'a Shifts<C>,
     /// The first sums of the cells of `area`, if they were kept: see [`Columns::kept`](super::columns::Columns::kept).
     pub kept: &'a [C],
     /// Whether gradients are added to what is there, or take its place.
@@ -104,7 +103,7 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
                 cells,
                 x,
                 z,
-                shift,
+                shifts,
                 kept,
                 add,
                 steps,
@@ -113,12 +112,13 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
             rule,
         ) = self;
         let (d, h) = (depth - area.depths.start, row - area.rows.start);
-        let w = cells.columns.start - area.columns.start;
+        let unit = spreads[0].across.unit;
+        let w = (cells.columns.start - area.columns.start) * unit;
         let first = spreads[0].across.before + w;
         let (x, z) = (x.from(d, h, w), z.from(d, h, w));
         let index = d * area.rows.len() + h;
         let kept = match R::SHIFTED {
-            true => &kept[index * kept_pitch(area.columns.len()) + w..],
+            true => &kept[index * kept_pitch(area.columns.len() * unit) + w..],
             false => &[],
         };
         let a = &spreading[0].cells[first..];
@@ -127,9 +127,10 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
             _ => a,
         };
         let to = (depth - cells.depths.start) * steps[0] + (row - cells.rows.start) * steps[1];
-        let (shift, zero) = (V::splat(*shift), V::zero());
+        let zero = V::zero();
         let of_x = &mut of_x[to..];
-        for at in (0..cells.columns.len()).step_by(V::LANES) {
+        for at in (0..cells.columns.len() * unit).step_by(V::LANES) {
+            let shift = shifts.of(at);
             let x = V::load_part(&x[at..]);
             let z = if R::LOGITS { V::load_part(&z[at..]) } else { x };
             let cell = Cell {
@@ -180,7 +181,7 @@ impl<C: Real> Spread<'_, C> {
             Step::Ranges => 0,
             Step::Groups { whole, .. } => whole.min(self.across.lanes() + 1),
         };
-        (reach + 1).next_multiple_of(MOST_LANES)
+        ((reach + 1) * self.across.unit).next_multiple_of(MOST_LANES)
     }
 
     #[inline(always)]
@@ -197,6 +198,7 @@ impl<C: Real> Spread<'_, C> {
             spreading,
         );
         match Step::of(&self.across.axis) {
+            step if self.across.unit > 1 => self.along_abreast::<V>(step, spreading),
             Step::Groups {
                 stride: 1,
                 whole,
@@ -281,6 +283,58 @@ impl<C: Real> Spread<'_, C> {
             let cells = V::interleave(phases);
             for (i, cells) in cells.iter().enumerate() {
                 cells.store(&mut spreading.cells[at * S + i * V::LANES..]);
+            }
+        }
+    }
+
+    /// Cells of planes abreast: one after the other.
+    #[inline(always)]
+    fn along_abreast<V: Vector<Real = C>>(&self, step: Step, spreading: &mut Spreading<C>) {
+        let Span {
+            unit,
+            axis,
+            windows,
+            ..
+        } = self.across;
+        let line = &spreading.line[self.margin()..];
+        for lane in (0..*unit).step_by(V::LANES) {
+            match step {
+                Step::Groups {
+                    stride,
+                    whole,
+                    rest,
+                } => {
+                    let groups = self.across.lanes() / unit;
+                    let (whole, rest) = if whole > groups {
+                        (groups, 0)
+                    } else {
+                        (whole, rest)
+                    };
+                    for group in 0..groups {
+                        let mut at = self.margin() + group * unit + lane;
+                        let mut of_all = V::zero();
+                        for _ in 0..whole {
+                            of_all = of_all.add(V::load(&spreading.line[at..]));
+                            at -= unit;
+                        }
+                        let of_first = of_all.add(V::load(&spreading.line[at..]));
+                        for t in 0..stride {
+                            let sum = if t < rest { of_first } else { of_all };
+                            let to = (group * stride + t) * unit + lane;
+                            sum.store(&mut spreading.cells[to..]);
+                        }
+                    }
+                }
+                Step::Ranges => {
+                    for (i, cell) in self.across.cells.clone().enumerate() {
+                        let of = axis.windows_of(cell);
+                        let mut sum = V::zero();
+                        for o in of.start.max(windows.start)..of.end.min(windows.end) {
+                            sum = sum.add(V::load(&line[(o - windows.start) * unit + lane..]));
+                        }
+                        sum.store(&mut spreading.cells[i * unit + lane..]);
+                    }
+                }
             }
         }
     }

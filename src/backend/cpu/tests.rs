@@ -144,7 +144,12 @@ fn definition<T: Element>(
         geometry: &Geometry,
     ) -> (Vec<f64>, [Vec<f64>; 2]) {
         let cells = input.x.planes() * geometry.input_cells();
-        defined(&pooling(Arch::Portable, rule, input, geometry), grad, cells)
+        let plan = Plan::forward(geometry);
+        defined(
+            &pooling(Arch::Portable, rule, input, geometry, plan),
+            grad,
+            cells,
+        )
     }
     match method {
         Method::SoftPool(weighting) => match gradient {

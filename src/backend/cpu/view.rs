@@ -1,7 +1,8 @@
 //! A tensor's cells with their strides, seen as planes of depth, height and width.
 
 use super::direct::REACH;
-use super::element::{Element, Widen};
+use super::element::{Element, Widen, WidenAbreast};
+use super::plan::ABREAST;
 use super::vector::Arch;
 use candle_core::Layout;
 use std::ops::Range;
@@ -172,6 +173,62 @@ impl<'a, T: Element> View<'a, T> {
             cells: widened,
             steps: [of_depth, columns],
             sizes,
+        }
+    }
+}
+
+impl<'a, T: Element> View<'a, T> {
+    /// Whether a cell of each of [`ABREAST`] planes lie side by side, from the first plane on and every so many.
+    pub fn is_abreast(&self) -> bool {
+        self.strides[1] == 1 && self.channels % ABREAST == 0
+    }
+
+    /// An area of at most [`ABREAST`] planes, a cell of each side by side; zeros where there are fewer.
+    pub fn patch_abreast<'b>(
+        &self,
+        arch: Arch,
+        planes: Range<usize>,
+        area: &Area,
+        gathered: &'b mut Gathered<T>,
+    ) -> Patch<'b, T::Compute> {
+        let [_, _, depth, row, column] = self.strides;
+        let [depths, rows, columns] = [area.depths.len(), area.rows.len(), area.columns.len()];
+        let count = area.cells() * ABREAST;
+        let cells = &mut gathered.widened;
+        cells.clear();
+        cells.resize(count + REACH, T::Compute::default());
+        for (d, cells) in area
+            .depths
+            .clone()
+            .zip(cells.chunks_exact_mut(rows * columns * ABREAST))
+        {
+            for (h, cells) in area
+                .rows
+                .clone()
+                .zip(cells.chunks_exact_mut(columns * ABREAST))
+            {
+                let first = d * depth + h * row + area.columns.start * column;
+                if self.is_abreast() {
+                    let from = &self.data[self.origin(planes.start) + first..];
+                    arch.run(WidenAbreast {
+                        cells: from,
+                        step: column,
+                        to: cells,
+                    });
+                    continue;
+                }
+                for (lane, plane) in planes.clone().enumerate() {
+                    let from = &self.data[self.origin(plane) + first..];
+                    for (w, cell) in cells[lane..].iter_mut().step_by(ABREAST).enumerate() {
+                        *cell = from[w * column].widen();
+                    }
+                }
+            }
+        }
+        Patch {
+            cells,
+            steps: [rows * columns * ABREAST, columns * ABREAST],
+            sizes: [depths, rows, columns * ABREAST],
         }
     }
 }

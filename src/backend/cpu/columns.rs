@@ -7,7 +7,6 @@ use super::plan::{is_ranged, Span, ABREAST};
 use super::rule::{Cell, Join, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::Patch;
-use std::collections::VecDeque;
 use std::ops::Range;
 
 /// Rows that the same windows have, one after the other.
@@ -33,39 +32,38 @@ impl Pieces {
             }
             return;
         }
-        // Both ends of windows go up with the rows: `open` are those that have begun and not ended.
-        let mut begin = span.axis.window(span.windows.start);
-        let mut ends: VecDeque<usize> = VecDeque::new();
-        let mut next = span.windows.start;
-        let mut row = begin.start;
+        // Both ends of windows go up with the rows; `open` is the first that has begun and not ended, `end` its end.
+        let (mut next, mut open) = (span.windows.start, 0);
+        let mut begin = span.axis.window(next);
+        let (mut row, mut end) = (begin.start, begin.end);
         loop {
             while next < span.windows.end && begin.start <= row {
                 self.windows.push(self.rows.len()..usize::MAX);
-                ends.push_back(begin.end);
                 next += 1;
                 if next < span.windows.end {
                     begin = span.axis.window(next);
                 }
             }
-            let Some(&end) = ends.front() else {
+            if open == self.windows.len() {
                 if next == span.windows.end {
                     return;
                 }
                 // No window has the rows between.
                 row = begin.start;
                 continue;
-            };
-            let stop = if next < span.windows.end {
-                end.min(begin.start)
-            } else {
-                end
+            }
+            let stop = match next < span.windows.end {
+                true => end.min(begin.start),
+                false => end,
             };
             self.rows.push(row - first..stop - first);
             row = stop;
-            while ends.front() == Some(&row) {
-                let closed = self.windows.len() - ends.len();
-                self.windows[closed].end = self.rows.len();
-                ends.pop_front();
+            while open < self.windows.len() && end == row {
+                self.windows[open].end = self.rows.len();
+                open += 1;
+                if span.windows.start + open < span.windows.end {
+                    end = span.axis.window(span.windows.start + open).end;
+                }
             }
         }
     }

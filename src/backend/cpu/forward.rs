@@ -9,6 +9,7 @@ use super::plan::{is_direct, is_ranged, Plan, Span, Step, ABREAST};
 use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
+use super::turn::Turn;
 use super::vector::{Arch, Real, MOST_LANES};
 use super::view::{Area, Gathered, Patch, View};
 use super::window::{padded_len, Alone};
@@ -345,8 +346,8 @@ pub struct Scratch<T: Element> {
     sums: Sums<T>,
     /// The outputs of a band's windows, NaN for those that do not hold.
     values: Aligned<T::Compute>,
-    /// Those of a row of a plane.
-    line: Vec<T::Compute>,
+    /// Those of planes abreast, plane after plane.
+    apart: Aligned<T::Compute>,
     window: Window,
 }
 
@@ -388,7 +389,7 @@ impl<T: Element> Pooling<'_, T> {
         let Scratch {
             sums,
             values,
-            line,
+            apart,
             window,
         } = scratch;
         let places = windows.places();
@@ -405,43 +406,70 @@ impl<T: Element> Pooling<'_, T> {
         let values = &values[..places];
         let columns = windows.across.windows.len();
         let (rows, of_band) = (windows.rows.windows.clone(), band.rows.len());
-        for (i, plane) in windows.planes.clone().enumerate() {
-            let first = (i * band.depths.len() + windows.depth - band.depths.start) * of_band;
-            let first = (first + rows.start - band.rows.start) * columns;
-            let output = &mut output[first..first + rows.len() * columns];
-            if windows.across.lanes() == columns {
-                let start = windows.start(plane, windows.rows.windows.start);
-                let values = &values[start..start + output.len()];
-                self.arch.run(Narrow {
-                    values,
-                    cells: output,
+        for group in 0..windows.groups() {
+            let planes = windows.group(group);
+            let start = windows.start(planes.start, rows.start);
+            let (mut pitch, mut lines) = (windows.across.lanes(), &values[start..]);
+            let unit = windows.across.unit;
+            if unit > 1 {
+                // Planes abreast, one after the other.
+                pitch /= unit;
+                let count = rows.len() * pitch;
+                apart.grow(count * unit);
+                self.arch.run(Turn {
+                    cells: lines,
+                    step: unit,
+                    rows: count,
+                    columns: unit,
+                    to: apart,
+                    pitch: count,
                 });
-                if all_hold {
-                    continue;
-                }
+                lines = apart;
             }
-            for (row, cells) in rows.clone().zip(output.chunks_exact_mut(columns)) {
-                let places = windows.line(plane, row);
-                line.clear();
-                line.extend(places.map(|place| values[place]));
-                if windows.across.lanes() != columns {
-                    let cells = &mut *cells;
-                    self.arch.run(Narrow {
-                        values: line,
-                        cells,
-                    });
-                }
-                if all_hold || numbers(line) {
-                    continue;
-                }
-                for ((value, o), cell) in line.iter().zip(windows.across.windows.clone()).zip(cells)
-                {
-                    if value.to_f64().is_nan() {
-                        self.alone().read(plane, [windows.depth, row, o], window);
-                        let y = self.kernels.replace(self.kernels.define(window), T::MAX);
-                        cell.write(T::round(y));
+            for plane in planes.clone() {
+                let lines = &lines[(plane - planes.start) * rows.len() * pitch..];
+                let i = plane - windows.planes.start;
+                let first = (i * band.depths.len() + windows.depth - band.depths.start) * of_band;
+                let first = (first + rows.start - band.rows.start) * columns;
+                let cells = &mut output[first..first + rows.len() * columns];
+                if pitch == columns {
+                    let values = &lines[..cells.len()];
+                    self.arch.run(Narrow { values, cells });
+                    if all_hold {
+                        continue;
                     }
                 }
+                for (i, cells) in cells.chunks_exact_mut(columns).enumerate() {
+                    let values = &lines[i * pitch..i * pitch + columns];
+                    if pitch != columns {
+                        let cells = &mut *cells;
+                        self.arch.run(Narrow { values, cells });
+                    }
+                    if all_hold || numbers(values) {
+                        continue;
+                    }
+                    let at = [plane, windows.depth, rows.start + i];
+                    self.pool_alone(at, windows.across.windows.clone(), values, window, cells);
+                }
+            }
+        }
+    }
+
+    /// The outputs of those windows of a row, by plane, depth and row, whose values are NaN.
+    #[cold]
+    fn pool_alone(
+        &self,
+        [plane, depth, row]: [usize; 3],
+        columns: Range<usize>,
+        values: &[T::Compute],
+        window: &mut Window,
+        cells: &mut [MaybeUninit<T>],
+    ) {
+        for ((value, o), cell) in values.iter().zip(columns).zip(cells) {
+            if value.to_f64().is_nan() {
+                self.alone().read(plane, [depth, row, o], window);
+                let y = self.kernels.replace(self.kernels.define(window), T::MAX);
+                cell.write(T::round(y));
             }
         }
     }

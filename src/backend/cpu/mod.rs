@@ -18,6 +18,7 @@ mod spread;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod turn;
 mod vector;
 mod view;
 mod window;
@@ -197,18 +198,19 @@ fn pooling<'a, T: Element, R: Rule>(
         z,
         geometry,
         plan,
-        unit: unit(&x, &z, geometry),
+        unit: if plan::is_small(geometry) {
+            plan::ABREAST
+        } else {
+            1
+        },
     }
 }
 
-/// Planes to pool abreast: of small ones, and where they lie so and there are enough of them for all threads.
-fn unit<T: Element>(x: &View<'_, T>, z: &View<'_, T>, geometry: &Geometry) -> usize {
-    let for_all = x.planes() >= 2 * plan::ABREAST * rayon::current_num_threads();
-    let lie_so = x.is_abreast() && z.is_abreast() && for_all;
-    match plan::is_small(geometry) || lie_so && plan::may_be_abreast(geometry) {
-        true => plan::ABREAST,
-        false => 1,
-    }
+/// Whether planes lie abreast, and there are enough of them for all threads.
+fn lie_abreast<T: Element>(pooling: &Pooling<'_, T>) -> bool {
+    let enough = pooling.x.planes() >= 2 * plan::ABREAST * rayon::current_num_threads();
+    let all = pooling.x.is_abreast() && pooling.z.is_abreast() && enough;
+    all && plan::may_be_abreast(pooling.geometry)
 }
 
 /// Whole planes, as many as are pooled abreast.
@@ -231,7 +233,11 @@ fn pool<T: Element, R: Rule>(
 ) -> Result<Vec<T>> {
     let geometry = &settled(geometry);
     let plan = Plan::forward(geometry);
-    let pooling = pooling(arch, rule, input, geometry, plan);
+    let mut pooling = pooling(arch, rule, input, geometry, plan);
+    // Gradients of so many planes at a time would not stay in a cache.
+    if lie_abreast(&pooling) {
+        pooling.unit = plan::ABREAST;
+    }
     let sizes = geometry.axes.map(|axis| axis.output);
     let tiling = Tiling {
         planes: input.x.planes(),

@@ -3,6 +3,7 @@
 use super::direct::REACH;
 use super::element::{Element, Widen, WidenAbreast};
 use super::plan::ABREAST;
+use super::turn::Turn;
 use super::vector::Arch;
 use candle_core::Layout;
 use std::ops::Range;
@@ -107,6 +108,8 @@ impl<'a, T> View<'a, T> {
 pub struct Gathered<T: Element> {
     cells: Vec<T>,
     widened: Vec<T::Compute>,
+    /// Planes that are to lie abreast, one after the other.
+    lines: Vec<T::Compute>,
 }
 
 impl<'a, T: Element> View<'a, T> {
@@ -142,33 +145,14 @@ impl<'a, T: Element> View<'a, T> {
         let Gathered {
             cells: strided,
             widened,
+            ..
         } = gathered;
         let count = area.cells() + REACH;
         if widened.len() < count {
             widened.resize(count, T::Compute::default());
         }
-        let widen = |cells: &[T], to: &mut [T::Compute]| {
-            let cells = &cells[..to.len()];
-            arch.run(Widen { cells, to });
-        };
+        self.widen(arch, plane, area, strided, &mut widened[..area.cells()]);
         let of_depth = rows * columns;
-        for (d, to) in widened[..area.cells()]
-            .chunks_exact_mut(of_depth)
-            .enumerate()
-        {
-            let cells = &cells[d * depth..];
-            if column != 1 {
-                strided.resize(of_depth, T::default());
-                gather(cells, [row, column], [rows, columns], strided);
-                widen(strided, to);
-            } else if row == columns || rows == 1 {
-                widen(cells, to);
-            } else {
-                for (h, to) in to.chunks_exact_mut(columns).enumerate() {
-                    widen(&cells[h * row..], to);
-                }
-            }
-        }
         Patch {
             cells: widened,
             steps: [of_depth, columns],
@@ -178,6 +162,50 @@ impl<'a, T: Element> View<'a, T> {
 }
 
 impl<'a, T: Element> View<'a, T> {
+    /// The cells of an area of a plane, row after row.
+    fn widen(
+        &self,
+        arch: Arch,
+        plane: usize,
+        area: &Area,
+        strided: &mut Vec<T>,
+        to: &mut [T::Compute],
+    ) {
+        let [_, _, depth, row, column] = self.strides;
+        let [_, rows, columns] = [area.depths.len(), area.rows.len(), area.columns.len()];
+        let first = self.origin(plane) + area.rows.start * row + area.columns.start * column;
+        let of_depth = rows * columns;
+        for (d, to) in area.depths.clone().zip(to.chunks_exact_mut(of_depth)) {
+            let cells = &self.data[first + d * depth..];
+            match T::computed(cells) {
+                // Columns lie side by side in place of rows.
+                Some(cells) if row == 1 && column != 1 => arch.run(Turn {
+                    cells,
+                    step: column,
+                    rows: columns,
+                    columns: rows,
+                    to,
+                    pitch: columns,
+                }),
+                _ if column != 1 => {
+                    strided.resize(of_depth, T::default());
+                    gather(cells, [row, column], [rows, columns], strided);
+                    arch.run(Widen { cells: strided, to });
+                }
+                _ if row == columns || rows == 1 => {
+                    let cells = &cells[..to.len()];
+                    arch.run(Widen { cells, to });
+                }
+                _ => {
+                    for (h, to) in to.chunks_exact_mut(columns).enumerate() {
+                        let cells = &cells[h * row..h * row + columns];
+                        arch.run(Widen { cells, to });
+                    }
+                }
+            }
+        }
+    }
+
     /// Whether a cell of each of [`ABREAST`] planes lie side by side, from the first plane on and every so many.
     pub fn is_abreast(&self) -> bool {
         self.strides[1] == 1 && self.channels % ABREAST == 0
@@ -191,44 +219,52 @@ impl<'a, T: Element> View<'a, T> {
         area: &Area,
         gathered: &'b mut Gathered<T>,
     ) -> Patch<'b, T::Compute> {
-        let [_, _, depth, row, column] = self.strides;
         let [depths, rows, columns] = [area.depths.len(), area.rows.len(), area.columns.len()];
-        let count = area.cells() * ABREAST;
-        let cells = &mut gathered.widened;
-        cells.clear();
-        cells.resize(count + REACH, T::Compute::default());
-        for (d, cells) in area
-            .depths
-            .clone()
-            .zip(cells.chunks_exact_mut(rows * columns * ABREAST))
-        {
-            for (h, cells) in area
-                .rows
-                .clone()
-                .zip(cells.chunks_exact_mut(columns * ABREAST))
-            {
-                let first = d * depth + h * row + area.columns.start * column;
-                if self.is_abreast() {
-                    let from = &self.data[self.origin(planes.start) + first..];
-                    arch.run(WidenAbreast {
-                        cells: from,
-                        step: column,
-                        to: cells,
-                    });
-                    continue;
+        let Gathered {
+            cells,
+            widened,
+            lines,
+        } = gathered;
+        widened.resize(area.cells() * ABREAST + REACH, T::Compute::default());
+        match self.is_abreast() {
+            true => self.widen_abreast(arch, planes.start, area, widened),
+            false => {
+                // Plane after plane, and then turned.
+                let count = area.cells();
+                lines.clear();
+                lines.resize(count * ABREAST, T::Compute::default());
+                for (plane, line) in planes.zip(lines.chunks_exact_mut(count)) {
+                    self.widen(arch, plane, area, cells, line);
                 }
-                for (lane, plane) in planes.clone().enumerate() {
-                    let from = &self.data[self.origin(plane) + first..];
-                    for (w, cell) in cells[lane..].iter_mut().step_by(ABREAST).enumerate() {
-                        *cell = from[w * column].widen();
-                    }
-                }
+                arch.run(Turn {
+                    cells: lines,
+                    step: count,
+                    rows: ABREAST,
+                    columns: count,
+                    to: widened,
+                    pitch: ABREAST,
+                });
             }
         }
         Patch {
-            cells,
+            cells: widened,
             steps: [rows * columns * ABREAST, columns * ABREAST],
             sizes: [depths, rows, columns * ABREAST],
+        }
+    }
+
+    /// The cells of an area of planes that lie abreast.
+    fn widen_abreast(&self, arch: Arch, plane: usize, area: &Area, to: &mut [T::Compute]) {
+        let [_, _, depth, row, column] = self.strides;
+        let first = self.origin(plane) + area.columns.start * column;
+        let rows = area
+            .depths
+            .clone()
+            .flat_map(|d| area.rows.clone().map(move |h| (d, h)));
+        for ((d, h), to) in rows.zip(to.chunks_exact_mut(area.columns.len() * ABREAST)) {
+            let cells = &self.data[first + d * depth + h * row..];
+            let step = column;
+            arch.run(WidenAbreast { cells, step, to });
         }
     }
 }

@@ -76,13 +76,6 @@ impl Pieces {
         before.max(self.windows[w].start)
     }
 
-    /// Whether windows have pieces in common.
-    fn are_shared(&self) -> bool {
-        self.windows
-            .windows(2)
-            .any(|pair| pair[1].start < pair[0].end)
-    }
-
     /// The first piece that the next window has as well.
     fn shared(&self, w: usize) -> usize {
         self.windows
@@ -103,12 +96,10 @@ pub struct Columns<'a, C> {
     pub pitch: usize,
     pub before: usize,
     pub lines: [&'a mut [C]; 2],
-    /// Room for lines of pieces.
+    /// Room for lines of pieces, [`kept_pitch`] each.
     pub shared: [&'a mut [C]; 2],
     /// Where the first sums of cells are to be kept, row after row with [`kept_pitch`].
     pub kept: Option<&'a mut [C]>,
-    /// Scratch.
-    pub rows: &'a mut Vec<Row>,
 }
 
 /// The largest logit of a plane, repeated, or those of planes abreast, twice.
@@ -125,7 +116,7 @@ impl<C: Real> Shifts<C> {
 
 /// Where a row of cells begins.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+struct Row {
     x: usize,
     z: usize,
     /// Cells before it in its patch, in row-major order.
@@ -146,7 +137,10 @@ impl<C: Real, R: Rule> Kernel for Lift<'_, C, R> {
 
     #[inline(always)]
     fn run<I: InstructionSet>(self) {
-        self.sum::<C::Vector<I>>();
+        match self.0.kept {
+            Some(_) if R::SHIFTED => self.sum::<C::Vector<I>, true>(),
+            _ => self.sum::<C::Vector<I>, false>(),
+        }
     }
 }
 
@@ -155,7 +149,7 @@ const TOGETHER: usize = 2;
 
 impl<C: Real, R: Rule> Lift<'_, C, R> {
     #[inline(always)]
-    fn sum<V: Vector<Real = C>>(self) {
+    fn sum<V: Vector<Real = C>, const KEEP: bool>(self) {
         let Self(
             Columns {
                 x,
@@ -168,21 +162,19 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
                 lines: [to_a, to_b],
                 shared: [shared_a, shared_b],
                 kept,
-                rows,
             },
             rule,
         ) = self;
         let [depths, height, width] = x.sizes;
-        find_rows(rows, &x, &z);
-        // Checked once for all: every vector begins in a row, and ends in it or within `LANES` of its first cell.
-        let reach = width.max(V::LANES);
-        let of_lines = |count: usize| count.saturating_sub(1) * pitch + before + reach;
-        assert!(rows.iter().all(|row| {
-            let read = row.x + reach <= x.cells.len() && row.z + reach <= z.cells.len();
-            read && kept
-                .as_ref()
-                .is_none_or(|kept| row.kept + reach <= kept.len())
-        }));
+        // Checked once for all: a row is read by whole vectors. The last may reach behind it, but never back: memory that
+        // two stores have just written in part is slow to load.
+        let reach = width.next_multiple_of(V::LANES);
+        // The last row begins last.
+        let last = (depths - 1, height - 1);
+        assert!(x.at(last.0, last.1) + reach <= x.cells.len());
+        assert!(z.at(last.0, last.1) + reach <= z.cells.len());
+        let kept = kept.unwrap_or_default();
+        assert!(!KEEP || depths * height * kept_pitch(width) <= kept.len());
         assert!(pieces
             .rows
             .iter()
@@ -191,24 +183,21 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
             .windows
             .iter()
             .all(|w| w.start < w.end && w.end <= pieces.rows.len()));
-        assert!(of_lines(pieces.windows.len()) <= to_a.len().min(to_b.len()));
+        let of_lines = pieces.windows.len().saturating_sub(1) * pitch + before + reach;
+        assert!(of_lines <= to_a.len().min(to_b.len()));
         let room = shared_a.len().min(shared_b.len());
-        assert!(!pieces.are_shared() || of_lines(pieces.rows.len()) <= room);
+        assert!(pieces.rows.len() * kept_pitch(width) <= room);
         let mut lifting: Lifting<'_, C, V, R> = Lifting {
             rule,
-            x: x.cells,
-            z: z.cells,
+            x,
+            z,
             shifts,
             shift: shifts.of(0),
             unit,
-            rows,
-            depths,
             pieces: &pieces.rows,
             shared: [shared_a, shared_b],
-            pitch,
-            before,
-            keep: R::SHIFTED && kept.is_some(),
-            kept: kept.unwrap_or_default(),
+            pitch: kept_pitch(width),
+            kept,
         };
         for w in 0..pieces.windows.len() {
             let window = Stretch {
@@ -220,38 +209,18 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
             let mut at = 0;
             // SAFETY: as asserted above; what is written behind a line is the next one's, which comes later.
             unsafe {
-                while at + TOGETHER * V::LANES <= width {
-                    let sums = lifting.window::<TOGETHER>(&window, at);
+                while at + TOGETHER * V::LANES <= reach {
+                    let sums = lifting.window::<TOGETHER, KEEP>(&window, at);
                     for (i, sums) in sums.into_iter().enumerate() {
                         store(sums, [to_a, to_b], to + at + i * V::LANES);
                     }
                     at += TOGETHER * V::LANES;
                 }
-                while at < width {
-                    // The last vector reaches back over cells of the one before, if there is one.
-                    let start = at.min(width.saturating_sub(V::LANES));
-                    let [sums] = lifting.window::<1>(&window, start);
-                    store(sums, [to_a, to_b], to + start);
-                    at += V::LANES;
+                if at < reach {
+                    let [sums] = lifting.window::<1, KEEP>(&window, at);
+                    store(sums, [to_a, to_b], to + at);
                 }
             }
-        }
-    }
-}
-
-/// Where the rows of a patch begin: those of a row of every depth side by side.
-fn find_rows<C>(rows: &mut Vec<Row>, x: &Patch<'_, C>, z: &Patch<'_, C>) {
-    let [depths, height, width] = x.sizes;
-    rows.clear();
-    for row in 0..height {
-        for depth in 0..depths {
-            let index = depth * height + row;
-            rows.push(Row {
-                x: x.at(depth, row),
-                z: z.at(depth, row),
-                place: index * width,
-                kept: index * kept_pitch(width),
-            });
         }
     }
 }
@@ -266,18 +235,15 @@ struct Stretch {
 /// What a rule lifts, and where its sums go.
 struct Lifting<'a, C, V, R> {
     rule: R,
-    x: &'a [C],
-    z: &'a [C],
+    x: Patch<'a, C>,
+    z: Patch<'a, C>,
     shifts: &'a Shifts<C>,
     shift: V,
     unit: usize,
-    rows: &'a [Row],
-    depths: usize,
     pieces: &'a [Range<usize>],
     shared: [&'a mut [C]; 2],
+    /// From a line of `shared` to the next.
     pitch: usize,
-    before: usize,
-    keep: bool,
     kept: &'a mut [C],
 }
 
@@ -288,11 +254,15 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
     ///
     /// What [`Lift`] asserts, and there must be so many columns or less than a vector of them.
     #[inline(always)]
-    unsafe fn window<const N: usize>(&mut self, window: &Stretch, start: usize) -> [[V; 2]; N] {
+    unsafe fn window<const N: usize, const KEEP: bool>(
+        &mut self,
+        window: &Stretch,
+        start: usize,
+    ) -> [[V; 2]; N] {
         let mut sums = [[V::zero(); 2]; N];
         let mut begun = false;
         for piece in window.old.clone() {
-            let at = piece * self.pitch + self.before + start;
+            let at = piece * self.pitch + start;
             for (i, sums) in sums.iter_mut().enumerate() {
                 let [a, b] = &self.shared;
                 // SAFETY: the caller's.
@@ -307,9 +277,9 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
         }
         for piece in window.new.clone() {
             // SAFETY: the caller's.
-            let of_piece: [[V; 2]; N] = unsafe { self.piece(piece, start) };
+            let of_piece: [[V; 2]; N] = unsafe { self.piece::<N, KEEP>(piece, start) };
             if piece >= window.shared {
-                let at = piece * self.pitch + self.before + start;
+                let at = piece * self.pitch + start;
                 for (i, &sums) in of_piece.iter().enumerate() {
                     let [a, b] = &mut self.shared;
                     // SAFETY: the caller's.
@@ -334,28 +304,52 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
     ///
     /// As for [`Lifting::window`].
     #[inline(always)]
-    unsafe fn piece<const N: usize>(&mut self, piece: usize, start: usize) -> [[V; 2]; N] {
+    unsafe fn piece<const N: usize, const KEEP: bool>(
+        &mut self,
+        piece: usize,
+        start: usize,
+    ) -> [[V; 2]; N] {
         let mut sums = [[V::zero(); 2]; N];
         // SAFETY: the caller's.
-        let rows = unsafe {
-            let piece = self.pieces.get_unchecked(piece);
-            self.rows
-                .get_unchecked(piece.start * self.depths..piece.end * self.depths)
-        };
-        let mut begun = false;
-        for row in rows {
+        unsafe {
+            let Range {
+                start: mut row,
+                end,
+            } = self.pieces.get_unchecked(piece).clone();
+            let first = self.find(row, 0);
             for (i, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller's.
-                let lifted = unsafe { self.row(row, start + i * V::LANES) };
-                *sums = if begun {
-                    R::Join::join(*sums, lifted)
-                } else {
-                    lifted
-                };
+                *sums = self.row::<KEEP>(first, start + i * V::LANES);
             }
-            begun = true;
+            let mut depth = 0;
+            loop {
+                depth += 1;
+                if depth == self.x.sizes[0] {
+                    (row, depth) = (row + 1, 0);
+                    if row == end {
+                        break;
+                    }
+                }
+                let next = self.find(row, depth);
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let lifted = self.row::<KEEP>(next, start + i * V::LANES);
+                    *sums = R::Join::join(*sums, lifted);
+                }
+            }
         }
         sums
+    }
+
+    /// Where a row begins.
+    #[inline(always)]
+    fn find(&self, row: usize, depth: usize) -> Row {
+        let [_, height, width] = self.x.sizes;
+        let index = depth * height + row;
+        Row {
+            x: self.x.at(depth, row),
+            z: self.z.at(depth, row),
+            place: index * width,
+            kept: index * kept_pitch(width),
+        }
     }
 
     /// What a vector of cells of a row adds, from this column on.
@@ -364,13 +358,13 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
     ///
     /// As for [`Lifting::window`].
     #[inline(always)]
-    unsafe fn row(&mut self, row: &Row, start: usize) -> [V; 2] {
+    unsafe fn row<const KEEP: bool>(&mut self, row: Row, start: usize) -> [V; 2] {
         let (of_x, of_z, kept) = (row.x + start, row.z + start, row.kept + start);
         // SAFETY: the caller's.
         unsafe {
-            let x = V::load(self.x.get_unchecked(of_x..of_x + V::LANES));
+            let x = V::load(self.x.cells.get_unchecked(of_x..of_x + V::LANES));
             let z = match R::LOGITS {
-                true => V::load(self.z.get_unchecked(of_z..of_z + V::LANES)),
+                true => V::load(self.z.cells.get_unchecked(of_z..of_z + V::LANES)),
                 false => x,
             };
             let place = match R::PLACES {
@@ -386,7 +380,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
                 _ => self.shifts.of(start),
             };
             let lifted = self.rule.lift(Cell { x, z, shift, place });
-            if self.keep {
+            if KEEP {
                 lifted[0].store(self.kept.get_unchecked_mut(kept..kept + V::LANES));
             }
             lifted

@@ -1,7 +1,7 @@
 //! Outputs, band by band: down the columns, along the rows, and those windows that do not hold one by one.
 
 use super::aligned::Aligned;
-use super::columns::{kept_pitch, Columns, Pieces, Row, Shifts};
+use super::columns::{kept_pitch, Columns, Pieces, Shifts};
 use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
@@ -38,7 +38,6 @@ pub struct Pooling<'a, T: Element> {
 pub struct Sums<T: Element> {
     gathered: [Gathered<T>; 2],
     pieces: Pieces,
-    rows: Vec<Row>,
     /// Sums of columns: a line for each piece that windows share, and one for each row of windows.
     shared: [Aligned<T::Compute>; 2],
     lines: [Aligned<T::Compute>; 2],
@@ -167,22 +166,16 @@ impl<'a, T: Element> Pooling<'a, T> {
             return T::Compute::default();
         }
         let of = if self.traits.logits { z } else { x };
-        let largest = |cells, largest| self.kernels.largest_logit(cells, largest);
-        let shift = of
-            .runs()
-            .fold(T::Compute::NEG_INFINITY, |shift, run| largest(run, shift));
+        let shift = self.kernels.largest_logit(of);
         if shift.to_f64().is_finite() {
             return shift;
         }
-        self.largest_finite(of.runs().flatten())
+        self.largest_finite(of.all())
     }
 
     /// The largest finite logit of some cells, or 0.
     fn largest_finite<'c>(&self, cells: impl Iterator<Item = &'c T::Compute>) -> T::Compute {
-        let single = |&cell: &T::Compute| {
-            self.kernels
-                .largest_logit(&[cell], T::Compute::NEG_INFINITY)
-        };
+        let single = |cell| self.kernels.largest_logit(&Patch::single(cell));
         let finite = cells
             .map(single)
             .map(Real::to_f64)
@@ -240,7 +233,8 @@ impl<'a, T: Element> Pooling<'a, T> {
             lines.grow(cells);
         }
         for lines in &mut sums.shared {
-            lines.grow(sums.pieces.rows.len() * across.pitch + MOST_LANES);
+            let of_piece = kept_pitch(across.cells.len() * across.unit);
+            lines.grow(sums.pieces.rows.len() * of_piece);
         }
         let area = windows.area(self.geometry);
         let kept = windows.kept(&area);
@@ -268,7 +262,6 @@ impl<'a, T: Element> Pooling<'a, T> {
                 lines: [to_a, to_b],
                 shared: [shared_a, shared_b],
                 kept: keep.then(|| &mut sums.kept[i * kept..]),
-                rows: &mut sums.rows,
             });
             self.pad(windows, &mut lines);
         }

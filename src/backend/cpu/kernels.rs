@@ -9,13 +9,14 @@ use super::spread::{Gradients, GradientsBy};
 #[cfg(target_arch = "x86_64")]
 use super::vector::x86;
 use super::vector::{Arch, InstructionSet, Kernel, Portable, Real, Vector};
+use super::view::Patch;
 use std::marker::PhantomData;
 
 /// The steps of a rule, each compiled for an instruction set.
 pub trait Kernels<C>: Send + Sync {
     fn traits(&self) -> Traits;
-    /// The larger of this and the largest logit of some cells, NaN left out.
-    fn largest_logit(&self, cells: &[C], largest: C) -> C;
+    /// The largest logit of a patch, NaN left out.
+    fn largest_logit(&self, patch: &Patch<'_, C>) -> C;
     /// Those of planes abreast, NaN left out.
     fn largest_logits(&self, cells: &[C]) -> [C; ABREAST];
     fn columns(&self, work: Columns<'_, C>);
@@ -105,12 +106,9 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
         }
     }
 
-    fn largest_logit(&self, cells: &[C], largest: C) -> C {
-        self.call(Largest {
-            rule: self.rule,
-            cells,
-            largest,
-        })
+    fn largest_logit(&self, patch: &Patch<'_, C>) -> C {
+        let rule = self.rule;
+        self.call(Largest { rule, patch })
     }
 
     fn largest_logits(&self, cells: &[C]) -> [C; ABREAST] {
@@ -210,8 +208,7 @@ impl Compile for f64 {
 /// [`Kernels::largest_logit`]
 struct Largest<'a, C, R> {
     rule: R,
-    cells: &'a [C],
-    largest: C,
+    patch: &'a Patch<'a, C>,
 }
 
 impl<C: Real, R: Rule> Kernel for Largest<'_, C, R> {
@@ -220,18 +217,24 @@ impl<C: Real, R: Rule> Kernel for Largest<'_, C, R> {
     #[inline(always)]
     fn run<I: InstructionSet>(self) -> C {
         let lanes = C::Vector::<I>::LANES;
-        let mut all = [C::Vector::<I>::splat(self.largest); 4];
-        let fours = self.cells.chunks_exact(4 * lanes);
-        let rest = fours.remainder();
-        for cells in fours {
-            for (i, largest) in all.iter_mut().enumerate() {
-                let z = C::Vector::<I>::load(&cells[i * lanes..]);
-                *largest = self.rule.logit(z, z).max(*largest);
+        let mut all = [C::Vector::<I>::splat(C::NEG_INFINITY); 4];
+        let [depths, ..] = self.patch.sizes;
+        let (pieces, len) = self.patch.runs();
+        for depth in 0..depths {
+            for row in 0..pieces {
+                let run = &self.patch.from(depth, row, 0)[..len];
+                let whole = run.len() / lanes;
+                for i in 0..whole {
+                    let z = C::Vector::<I>::load(&run[i * lanes..]);
+                    all[i % 4] = self.rule.logit(z, z).max(all[i % 4]);
+                }
+                if whole * lanes < run.len() {
+                    // The last vector reaches back, if there is one before.
+                    let last = &run[run.len().saturating_sub(lanes)..];
+                    let z = C::Vector::<I>::load_part(last);
+                    all[0] = self.rule.logit(z, z).max(all[0]);
+                }
             }
-        }
-        for cells in rest.chunks(lanes) {
-            let z = C::Vector::<I>::load_part(cells);
-            all[0] = self.rule.logit(z, z).max(all[0]);
         }
         let [a, b, c, d] = all;
         a.max(b)

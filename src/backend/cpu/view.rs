@@ -4,7 +4,7 @@ use super::direct::REACH;
 use super::element::{Element, Widen, WidenAbreast};
 use super::plan::ABREAST;
 use super::turn::Turn;
-use super::vector::Arch;
+use super::vector::{Arch, MOST_LANES};
 use candle_core::Layout;
 use std::ops::Range;
 
@@ -51,7 +51,7 @@ impl Area {
 /// The cells of an [`Area`], those of a row side by side.
 #[derive(Clone, Copy, Debug)]
 pub struct Patch<'a, T> {
-    /// From the first cell on: at least [`REACH`] from the first of every row on.
+    /// From the first cell on: whole vectors from the first of every row on, at least [`REACH`].
     pub cells: &'a [T],
     /// From a depth to the next, and from a row.
     steps: [usize; 2],
@@ -103,6 +103,11 @@ impl<'a, T> View<'a, T> {
     }
 }
 
+/// Cells that vectors may read from the start of a row of so many.
+fn reach(columns: usize) -> usize {
+    columns.next_multiple_of(MOST_LANES).max(REACH)
+}
+
 /// Space for cells that are not where the kernels could read them.
 #[derive(Default)]
 pub struct Gathered<T: Element> {
@@ -133,7 +138,7 @@ impl<'a, T: Element> View<'a, T> {
         let sizes = [area.depths.len(), area.rows.len(), area.columns.len()];
         let [depths, rows, columns] = sizes;
         let last = (depths - 1) * depth + (rows - 1) * row;
-        if column == 1 && last + columns.max(REACH) <= cells.len() {
+        if column == 1 && last + reach(columns) <= cells.len() {
             if let Some(cells) = T::computed(cells) {
                 return Patch {
                     cells,
@@ -290,6 +295,15 @@ fn gather<T: Copy>(cells: &[T], steps: [usize; 2], sizes: [usize; 2], gathered: 
 }
 
 impl<'a, T> Patch<'a, T> {
+    /// One cell, to be read alone.
+    pub fn single(cell: &'a T) -> Self {
+        Self {
+            cells: std::slice::from_ref(cell),
+            steps: [1, 1],
+            sizes: [1, 1, 1],
+        }
+    }
+
     /// Where a row begins.
     pub fn at(&self, depth: usize, row: usize) -> usize {
         depth * self.steps[0] + row * self.steps[1]
@@ -300,14 +314,19 @@ impl<'a, T> Patch<'a, T> {
         &self.cells[self.at(depth, row) + column..]
     }
 
-    /// Rows that follow each other without a gap, as long runs as there are.
-    #[inline(always)]
-    pub fn runs(&self) -> impl Iterator<Item = &'a [T]> + '_ {
+    /// The runs of a depth without a gap between cells: how many, and how long.
+    pub fn runs(&self) -> (usize, usize) {
+        let [_, rows, columns] = self.sizes;
+        match self.steps[1] == columns || rows == 1 {
+            true => (1, rows * columns),
+            false => (rows, columns),
+        }
+    }
+
+    /// The cells, in row-major order.
+    pub fn all(&self) -> impl Iterator<Item = &'a T> + '_ {
         let [depths, rows, columns] = self.sizes;
-        let [pieces, len] = match self.steps[1] == columns || rows == 1 {
-            true => [1, rows * columns],
-            false => [rows, columns],
-        };
-        (0..depths).flat_map(move |d| (0..pieces).map(move |row| &self.from(d, row, 0)[..len]))
+        (0..depths)
+            .flat_map(move |d| (0..rows).flat_map(move |row| &self.from(d, row, 0)[..columns]))
     }
 }

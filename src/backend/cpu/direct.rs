@@ -3,7 +3,7 @@
 //! The bits are those of [`columns`](super::columns) and [`rows`](super::rows): the same sums in the same order.
 
 use super::rows::{first, Ending};
-use super::rule::{Cell, Rule};
+use super::rule::{Cell, Join, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::Patch;
 
@@ -100,7 +100,39 @@ impl<C: Real> Direct<'_, C> {
         cells
     }
 
-    /// The sums of a vector of windows; `keep` is given the first sums of their cells, vector by vector.
+    /// What the cells of a vector of windows add, from this depth, row and column on; the first sums are kept.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Direct::load`].
+    #[inline(always)]
+    unsafe fn lift<V: Vector<Real = C>, R: Rule, const KEEP: bool>(
+        &self,
+        rule: R,
+        [depth, row, column]: [usize; 3],
+        shift: V,
+        kept: &mut [C],
+    ) -> [[V; COLUMNS]; 2] {
+        let [_, height, width] = self.x.sizes;
+        let (x, z) = (
+            self.x.at(depth, row) + column,
+            self.z.at(depth, row) + column,
+        );
+        let place = (depth * height + row) * width + column;
+        // SAFETY: the caller's.
+        let cells = unsafe { self.load::<V, R>(x, z, shift, place) };
+        let mut lifted = [[V::zero(); COLUMNS]; 2];
+        for i in 0..COLUMNS {
+            let sums = rule.lift(cells[i]);
+            if KEEP {
+                sums[0].store(&mut kept[i * V::LANES..]);
+            }
+            [lifted[0][i], lifted[1][i]] = sums;
+        }
+        lifted
+    }
+
+    /// The sums of a vector of windows; the first sums of their cells are kept, vector by vector.
     ///
     /// # Safety
     ///
@@ -114,32 +146,28 @@ impl<C: Real> Direct<'_, C> {
         shift: V,
         kept: &mut [C],
     ) -> [V; 2] {
-        let [depths, height, width] = self.x.sizes;
-        let mut phases = [[V::zero(); COLUMNS]; 2];
-        let (mut next, mut begun) = (0, false);
-        for row in line * self.stride..line * self.stride + self.kernel {
-            for depth in 0..depths {
-                let skip = start * COLUMNS;
-                let (x, z) = (self.x.at(depth, row) + skip, self.z.at(depth, row) + skip);
-                let place = (depth * height + row) * width + skip;
-                // SAFETY: the caller knows that they are inside.
-                let cells = unsafe { self.load::<V, R>(x, z, shift, place) };
-                for i in 0..COLUMNS {
-                    let mut sums = rule.lift(cells[i]);
-                    if KEEP {
-                        sums[0].store(&mut kept[next..]);
-                        next += V::LANES;
-                    }
-                    if begun {
-                        sums = <R::Join as super::rule::Join>::join(
-                            [phases[0][i], phases[1][i]],
-                            sums,
-                        );
-                    }
-                    [phases[0][i], phases[1][i]] = sums;
+        let skip = start * COLUMNS;
+        let (mut row, mut depth) = (line * self.stride, 0);
+        let end = row + self.kernel;
+        // SAFETY: the caller knows that the rows are inside.
+        let mut phases = unsafe { self.lift::<V, R, KEEP>(rule, [depth, row, skip], shift, kept) };
+        let mut next = COLUMNS * V::LANES;
+        loop {
+            depth += 1;
+            if depth == self.x.sizes[0] {
+                (row, depth) = (row + 1, 0);
+                if row == end {
+                    break;
                 }
-                begun = true;
             }
+            let kept = if KEEP { &mut kept[next..] } else { &mut *kept };
+            // SAFETY: as above.
+            let more = unsafe { self.lift::<V, R, KEEP>(rule, [depth, row, skip], shift, kept) };
+            for i in 0..COLUMNS {
+                let sums = [phases[0][i], phases[1][i]];
+                [phases[0][i], phases[1][i]] = R::Join::join(sums, [more[0][i], more[1][i]]);
+            }
+            next += COLUMNS * V::LANES;
         }
         first::<V, R::Join, COLUMNS>([V::split(phases[0]), V::split(phases[1])], COLUMNS)
     }

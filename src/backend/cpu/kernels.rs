@@ -223,16 +223,23 @@ impl<C: Real, R: Rule> Kernel for Largest<'_, C, R> {
         for depth in 0..depths {
             for row in 0..pieces {
                 let run = &self.patch.from(depth, row, 0)[..len];
-                let whole = run.len() / lanes;
-                for i in 0..whole {
-                    let z = C::Vector::<I>::load(&run[i * lanes..]);
-                    all[i % 4] = self.rule.logit(z, z).max(all[i % 4]);
+                let fours = run.chunks_exact(4 * lanes);
+                let rest = fours.remainder();
+                for cells in fours {
+                    for (i, largest) in all.iter_mut().enumerate() {
+                        let z = C::Vector::<I>::load(&cells[i * lanes..]);
+                        *largest = self.rule.logit(z, z).max(*largest);
+                    }
                 }
-                if whole * lanes < run.len() {
+                for cells in rest.chunks_exact(lanes) {
+                    let z = C::Vector::<I>::load(cells);
+                    all[0] = self.rule.logit(z, z).max(all[0]);
+                }
+                if rest.len() % lanes > 0 {
                     // The last vector reaches back, if there is one before.
                     let last = &run[run.len().saturating_sub(lanes)..];
                     let z = C::Vector::<I>::load_part(last);
-                    all[0] = self.rule.logit(z, z).max(all[0]);
+                    all[1] = self.rule.logit(z, z).max(all[1]);
                 }
             }
         }

@@ -187,38 +187,45 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
         assert!(of_lines <= to_a.len().min(to_b.len()));
         let room = shared_a.len().min(shared_b.len());
         assert!(pieces.rows.len() * kept_pitch(width) <= room);
-        let mut lifting: Lifting<'_, C, V, R> = Lifting {
-            rule,
-            x,
-            z,
-            shifts,
-            shift: shifts.of(0),
-            unit,
-            pieces: &pieces.rows,
-            shared: [shared_a, shared_b],
-            pitch: kept_pitch(width),
-            kept,
+        // One vector after the other, or if planes lie abreast those of the same planes.
+        let (lanes, step) = match unit {
+            1 => (1, V::LANES),
+            _ => (unit, unit),
         };
-        for w in 0..pieces.windows.len() {
-            let window = Stretch {
-                old: pieces.windows[w].start..pieces.first_new(w),
-                new: pieces.first_new(w)..pieces.windows[w].end,
-                shared: pieces.shared(w),
+        for lane in (0..lanes).step_by(V::LANES) {
+            let mut lifting: Lifting<'_, C, V, R> = Lifting {
+                rule,
+                x,
+                z,
+                shift: shifts.of(lane),
+                unit,
+                step,
+                pieces: &pieces.rows,
+                shared: [shared_a, shared_b],
+                pitch: kept_pitch(width),
+                kept,
             };
-            let to = w * pitch + before;
-            let mut at = 0;
-            // SAFETY: as asserted above; what is written behind a line is the next one's, which comes later.
-            unsafe {
-                while at + TOGETHER * V::LANES <= reach {
-                    let sums = lifting.window::<TOGETHER, KEEP>(&window, at);
-                    for (i, sums) in sums.into_iter().enumerate() {
-                        store(sums, [to_a, to_b], to + at + i * V::LANES);
+            for w in 0..pieces.windows.len() {
+                let window = Stretch {
+                    old: pieces.windows[w].start..pieces.first_new(w),
+                    new: pieces.first_new(w)..pieces.windows[w].end,
+                    shared: pieces.shared(w),
+                };
+                let to = w * pitch + before;
+                let mut at = lane;
+                // SAFETY: as asserted above; what is written behind a line is the next one's, which comes later.
+                unsafe {
+                    while at + step < reach {
+                        let sums = lifting.window::<TOGETHER, KEEP>(&window, at);
+                        for (i, sums) in sums.into_iter().enumerate() {
+                            store(sums, [to_a, to_b], to + at + i * step);
+                        }
+                        at += TOGETHER * step;
                     }
-                    at += TOGETHER * V::LANES;
-                }
-                if at < reach {
-                    let [sums] = lifting.window::<1, KEEP>(&window, at);
-                    store(sums, [to_a, to_b], to + at);
+                    if at < reach {
+                        let [sums] = lifting.window::<1, KEEP>(&window, at);
+                        store(sums, [to_a, to_b], to + at);
+                    }
                 }
             }
         }
@@ -237,9 +244,10 @@ struct Lifting<'a, C, V, R> {
     rule: R,
     x: Patch<'a, C>,
     z: Patch<'a, C>,
-    shifts: &'a Shifts<C>,
     shift: V,
     unit: usize,
+    /// From a vector to the next.
+    step: usize,
     pieces: &'a [Range<usize>],
     shared: [&'a mut [C]; 2],
     /// From a line of `shared` to the next.
@@ -248,7 +256,7 @@ struct Lifting<'a, C, V, R> {
 }
 
 impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
-    /// The sums of a window's columns, `N` vectors of them from this one on.
+    /// The sums of a window's columns, `N` vectors of them from this one on, a step apart.
     ///
     /// # Safety
     ///
@@ -266,7 +274,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
             for (i, sums) in sums.iter_mut().enumerate() {
                 let [a, b] = &self.shared;
                 // SAFETY: the caller's.
-                let more = unsafe { load([a, b], at + i * V::LANES) };
+                let more = unsafe { load([a, b], at + i * self.step) };
                 *sums = if begun {
                     R::Join::join(*sums, more)
                 } else {
@@ -283,7 +291,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
                 for (i, &sums) in of_piece.iter().enumerate() {
                     let [a, b] = &mut self.shared;
                     // SAFETY: the caller's.
-                    unsafe { store(sums, [a, b], at + i * V::LANES) };
+                    unsafe { store(sums, [a, b], at + i * self.step) };
                 }
             }
             for (sums, more) in sums.iter_mut().zip(of_piece) {
@@ -318,7 +326,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
             } = self.pieces.get_unchecked(piece).clone();
             let first = self.find(row, 0);
             for (i, sums) in sums.iter_mut().enumerate() {
-                *sums = self.row::<KEEP>(first, start + i * V::LANES);
+                *sums = self.row::<KEEP>(first, start + i * self.step);
             }
             let mut depth = 0;
             loop {
@@ -331,7 +339,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
                 }
                 let next = self.find(row, depth);
                 for (i, sums) in sums.iter_mut().enumerate() {
-                    let lifted = self.row::<KEEP>(next, start + i * V::LANES);
+                    let lifted = self.row::<KEEP>(next, start + i * self.step);
                     *sums = R::Join::join(*sums, lifted);
                 }
             }
@@ -374,11 +382,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
                 true => V::iota().add(V::splat(C::from_f64((row.place + start) as f64))),
                 false => V::zero(),
             };
-            // The same for all vectors, if they are as long as planes are many.
-            let shift = match V::LANES {
-                ABREAST => self.shift,
-                _ => self.shifts.of(start),
-            };
+            let shift = self.shift;
             let lifted = self.rule.lift(Cell { x, z, shift, place });
             if KEEP {
                 lifted[0].store(self.kept.get_unchecked_mut(kept..kept + V::LANES));

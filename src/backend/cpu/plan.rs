@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::Range;
 
 /// Cells of a band of activations: what stays in a core's nearest cache with its sums.
-const BAND_CELLS: usize = 1 << 11;
+const BAND_CELLS: usize = 1 << 13;
 
 /// Columns of activations of a band, unless one window has more; more of them are cut.
 const BAND_COLUMNS: usize = 1 << 14;
@@ -202,7 +202,7 @@ impl Plan {
                     true => height.stride,
                     false => 4 * height.kernel.min(height.input),
                 };
-                let rows = (2 * BAND_CELLS / (columns * depths))
+                let rows = (BAND_CELLS / (columns * depths))
                     .max(least)
                     .min(height.input);
                 // Whole strides, lest windows at the seams are pooled twice.

@@ -208,7 +208,7 @@ fn pooling<'a, T: Element, R: Rule>(
 
 /// Whether planes lie abreast, and there are enough of them for all threads.
 fn lie_abreast<T: Element>(pooling: &Pooling<'_, T>) -> bool {
-    let enough = pooling.x.planes() >= 2 * plan::ABREAST * rayon::current_num_threads();
+    let enough = pooling.x.planes() >= plan::ABREAST * rayon::current_num_threads();
     let all = pooling.x.is_abreast() && pooling.z.is_abreast() && enough;
     all && plan::may_be_abreast(pooling.geometry)
 }

@@ -15,6 +15,9 @@ use std::str::FromStr;
 /// Results go to standard output as they are found, in the order of the input; what went wrong goes to standard error,
 /// and the exit status is 1 if any image failed, 2 for a wrong command.
 ///
+/// JSON lines name the image as `file`. A path that is no UTF-8 is given there with marks in place of what is no text, and
+/// its bytes as `file_hex`, in hexadecimal. What concerns no one image, such as a broken link in a folder, has null there.
+///
 /// Images are turned as their EXIF data say; torchvision does not do this, and neither does --no-orient.
 ///
 /// Digits: an image becomes luma on white; it counts as dark on light where its border is brighter than its mean, and

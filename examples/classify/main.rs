@@ -6,6 +6,7 @@ mod device;
 mod digit;
 mod imagenet;
 mod images;
+mod json;
 mod pipeline;
 mod report;
 mod say;

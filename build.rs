@@ -1,10 +1,11 @@
-//! Compiles `cuda/softpool.cu` to PTX, under the feature `cuda` only.
+//! Compiles `cuda/softpool.cu`, with the headers in `kernels`, to PTX, under the feature `cuda` only.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SOURCE: &str = "cuda/softpool.cu";
+const HEADERS: &str = "kernels";
 /// A module has the kernels of a dtype and an index.
 const DTYPES: [&str; 4] = ["f16", "bf16", "f32", "f64"];
 const INDICES: [&str; 2] = ["u32", "u64"];
@@ -15,6 +16,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     if env::var_os("CARGO_FEATURE_CUDA").is_some() {
         println!("cargo::rerun-if-changed={SOURCE}");
+        println!("cargo::rerun-if-changed={HEADERS}");
         for name in ["CUDA_COMPUTE_CAP", "CUDA_HOME", "CUDA_PATH", "NVCC"] {
             println!("cargo::rerun-if-env-changed={name}");
         }

@@ -109,7 +109,7 @@ fn launch_all<T: CudaElement>(
             None => arguments.arg(&0u64),
         };
         arguments.arg(&launch.params);
-        start(arguments, launch.grid, launch.block)?;
+        start(arguments, launch, T::DTYPE)?;
     }
     Ok(CudaStorage::wrap_cuda_slice(output, device.clone()))
 }
@@ -126,11 +126,11 @@ fn module(launch: &Launch, dtype: DType) -> Result<(String, &'static str)> {
     }
 }
 
-fn start(mut arguments: LaunchArgs<'_>, grid: u32, block: u32) -> Result<()> {
+fn start(mut arguments: LaunchArgs<'_>, launch: &Launch, dtype: DType) -> Result<()> {
     let config = LaunchConfig {
-        grid_dim: (grid, 1, 1),
-        block_dim: (block, 1, 1),
-        shared_mem_bytes: 0,
+        grid_dim: (launch.grid, 1, 1),
+        block_dim: (launch.block, 1, 1),
+        shared_mem_bytes: launch.shared_bytes(dtype) as u32,
     };
     // SAFETY: the arguments are those of all kernels of the file, and the plan keeps within the buffers.
     unsafe { arguments.launch(config) }.w().map(|_| ())

@@ -1,5 +1,6 @@
 //! The Metal backend: the kernels of `metal/softpool.metal`, encoded into candle's command buffers.
 
+use super::metal_source;
 use super::plan::{self, Launch, Plan};
 use super::{Gradient, Weighting};
 use crate::geometry::Geometry;
@@ -11,8 +12,6 @@ use candle_metal_kernels::{debug_group, BufferOffset, MetalKernelError};
 use objc2_metal::{MTLCompileOptions, MTLLanguageVersion, MTLSize};
 use std::collections::hash_map::{Entry, HashMap};
 use std::sync::{LazyLock, Mutex, PoisonError};
-
-const SOURCE: &str = include_str!("../../metal/softpool.metal");
 
 /// SoftPool of every plane of `input`, contiguous.
 pub fn forward(
@@ -82,7 +81,13 @@ fn run(
         for (launch, pipeline) in plan.launches.iter().zip(&pipelines) {
             debug_group!(encoder, "{}", launch.function(dtype));
             let outputs = [&*output, scratch.as_deref().unwrap_or(&output)];
-            encode(encoder.as_ref(), launch, pipeline, [input, grad], outputs);
+            encode(
+                encoder.as_ref(),
+                (launch, dtype),
+                pipeline,
+                [input, grad],
+                outputs,
+            );
         }
     }
     Ok(MetalStorage::new(
@@ -96,7 +101,7 @@ fn run(
 /// The arguments of all kernels of the file; candle keeps account of what is read and written.
 fn encode(
     encoder: &ComputeCommandEncoder,
-    launch: &Launch,
+    (launch, dtype): (&Launch, DType),
     pipeline: &ComputePipeline,
     [input, grad]: [&BufferOffset<'_>; 2],
     [output, scratch]: [&Buffer; 2],
@@ -107,6 +112,7 @@ fn encode(
     encoder.set_output_buffer(2, Some(output), 0);
     encoder.set_output_buffer(3, Some(scratch), 0);
     encoder.set_bytes(4, &launch.params);
+    encoder.set_threadgroup_memory_length(0, launch.shared_bytes(dtype));
     // A kernel with many registers may allow fewer threads; each then takes more items.
     let threads = pipeline.max_total_threads_per_threadgroup();
     let line = |width| MTLSize {
@@ -168,10 +174,6 @@ impl Module {
 }
 
 fn compile(device: &MetalDevice, dtype: DType, index: &str) -> Compiled<Library> {
-    let module = format!(
-        "#define MODULE_DTYPE {}\n#define MODULE_INDEX {index}\n{SOURCE}",
-        dtype.as_str()
-    );
     let options = MTLCompileOptions::new();
     // Infinities and NaN keep their meaning. Its successor, `setMathMode`, needs macOS 15.
     #[allow(deprecated)]
@@ -179,7 +181,7 @@ fn compile(device: &MetalDevice, dtype: DType, index: &str) -> Compiled<Library>
     options.setLanguageVersion(MTLLanguageVersion::Version3_0);
     device
         .metal_device()
-        .new_library_with_source(&module, Some(&options))
+        .new_library_with_source(&metal_source::module(dtype, index), Some(&options))
 }
 
 fn unusable(error: MetalKernelError) -> Error {

@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod cuda;
 #[cfg(feature = "metal")]
 pub mod metal;
+pub mod metal_source;
 pub mod params;
 pub mod plan;
 

@@ -90,6 +90,8 @@ pub struct Launch {
     pub grid: u32,
     /// Threads of a block, in one dimension.
     pub block: u32,
+    /// Numbers that the threads of a block share, in the dtype of the arithmetic.
+    pub shared: u32,
     /// The kernel's argument.
     pub params: Params,
 }
@@ -101,6 +103,13 @@ impl Launch {
             true => "u64",
             false => "u32",
         }
+    }
+
+    /// Bytes that the threads of a block share.
+    pub fn shared_bytes(&self, dtype: DType) -> usize {
+        let number = if dtype == DType::F64 { 8 } else { 4 };
+        // Metal takes multiples of 16.
+        (self.shared as usize * number).next_multiple_of(16)
     }
 
     /// The module that has its kernel, such as `f32_u32`.
@@ -322,6 +331,7 @@ impl<'a> Pass<'a> {
             wide,
             grid,
             block: BLOCK,
+            shared: 0,
             params,
         });
     }

@@ -309,6 +309,8 @@ fn pool<const D: usize>(
     let wide = compute_dtype(layer, xs)?;
     match implementation {
         Implementation::Fused => settings.op(geometry).apply(xs),
+        // Nothing to pool, but a gradient of nothing: candle's operations launch kernels for it, which CUDA refuses.
+        Implementation::Composed if xs.elem_count() == 0 => settings.op(geometry).apply(xs),
         Implementation::Composed => {
             // Rounded to the input's dtype first: what is infinite there must be replaced there.
             let ys =
@@ -328,10 +330,6 @@ fn composed(xs: &Tensor, geometry: &Geometry, beta: f64, gradient: Gradient) -> 
         return composed(&xs.neg()?, geometry, -beta, gradient)?.neg();
     }
     let windows = unfold(xs, geometry)?;
-    if xs.elem_count() == 0 {
-        // Nothing to pool, and candle takes no maximum of nothing.
-        return windows.cells.sum(Dim::Minus1);
-    }
     let peak = windows
         .filled(f64::NEG_INFINITY)?
         .max_keepdim(Dim::Minus1)?

@@ -1,14 +1,10 @@
-//! A GPU language's kernels, compiled by the host's C++ compiler, behind a pipe.
+//! Metal's kernels, compiled by the host's C++ compiler, behind a pipe.
 
+use candle_core::DType;
+use candle_softpool::backend::metal_source;
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::{env, path::Path};
-
-/// A GPU language: its kernels, and the folder of its shim here.
-pub struct Language {
-    pub name: &'static str,
-    pub kernels: &'static str,
-}
 
 /// Bytes of a tensor; `skip` is by how many bytes its start misses an aligned address.
 pub struct Buffer<'a> {
@@ -29,44 +25,49 @@ pub struct Driver {
 }
 
 impl Driver {
+    /// With the kernels of these dtypes: each module by itself, as devices compile them.
+    ///
     /// None where there is no C++ compiler, which continuous integration takes for a failure.
-    pub fn new(language: &Language) -> Option<Self> {
+    pub fn new(dtypes: &[DType]) -> Option<Self> {
         let Some(compiler) = compiler() else {
             assert!(env::var_os("CI").is_none(), "no C++ compiler: set CXX");
-            eprintln!(
-                "skipped: the emulation of {} needs a C++ compiler, set CXX",
-                language.name
-            );
+            eprintln!("skipped: the emulation of Metal needs a C++ compiler, set CXX");
             return None;
         };
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folder = root.join("tests/emulation");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulation");
         let program = tempfile::tempdir().unwrap();
+        let mut sources = vec![(folder.join("driver.cpp"), "c++17")];
+        for &dtype in dtypes {
+            for index in ["u32", "u64"] {
+                let name = format!("{}_{index}.cpp", dtype.as_str());
+                let path = program.path().join(name);
+                std::fs::write(&path, metal_source::module(dtype, index)).unwrap();
+                // Metal 3.0 is a C++14.
+                sources.push((path, "c++14"));
+            }
+        }
+        let objects: Vec<_> = (0..sources.len())
+            .map(|i| program.path().join(format!("{i}.o")))
+            .collect();
+        std::thread::scope(|scope| {
+            for ((source, standard), object) in sources.iter().zip(&objects) {
+                let mut compiler = Command::new(&compiler);
+                compiler
+                    .arg(format!("-std={standard}"))
+                    .args(["-c", "-O1", "-g", "-w", "-ffp-contract=off", SANITIZER])
+                    .args(["-fno-sanitize-recover=all", "-I"])
+                    .args([&folder.join("metal"), Path::new("-o"), object, source]);
+                scope.spawn(move || succeeded(compiler.output().unwrap()));
+            }
+        });
         let path = program.path().join("driver");
-        let output = Command::new(&compiler)
-            .args([
-                "-std=c++17",
-                "-O1",
-                "-g",
-                "-w",
-                "-rdynamic",
-                "-ffp-contract=off",
-            ])
-            .args(["-fsanitize=address,alignment", "-fno-sanitize-recover=all"])
-            .arg(format!(
-                "-DKERNELS=\"{}\"",
-                root.join(language.kernels).display()
-            ))
-            .arg("-I")
-            .arg(folder.join(language.name))
-            .arg(folder.join("driver.cpp"))
-            .arg("-o")
+        let linker = Command::new(&compiler)
+            .args(["-rdynamic", SANITIZER, "-o"])
             .arg(&path)
+            .args(&objects)
             .arg("-ldl")
-            .output()
-            .unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{compiler} fails:\n{errors}");
+            .output();
+        succeeded(linker.unwrap());
         let child = Command::new(&path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -76,12 +77,12 @@ impl Driver {
         Some(Self { child, _program })
     }
 
-    /// Runs a kernel over `grid`, blocks and their threads, on the input and the gradient, which changes the output
+    /// Runs a kernel over `grid`, blocks, their threads and the bytes that those share, on the input and the gradient, which changes the output
     /// and the scratch buffer.
     pub fn launch(
         &mut self,
         function: &str,
-        grid: [u32; 2],
+        grid: [usize; 3],
         params: &[u8],
         [input, grad]: [&Buffer; 2],
         [output, scratch]: [&mut [u8]; 2],
@@ -89,7 +90,7 @@ impl Driver {
         let mut request = Vec::new();
         put(&mut request, &Buffer::new(function.as_bytes()));
         for n in grid {
-            request.extend(u64::from(n).to_ne_bytes());
+            request.extend((n as u64).to_ne_bytes());
         }
         for buffer in [
             &Buffer::new(params),
@@ -115,6 +116,13 @@ impl Drop for Driver {
         self.child.stdin.take();
         let _ = self.child.wait();
     }
+}
+
+const SANITIZER: &str = "-fsanitize=address,alignment";
+
+fn succeeded(output: Output) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the compiler fails:\n{errors}");
 }
 
 fn put(request: &mut Vec<u8>, buffer: &Buffer) {

@@ -235,7 +235,7 @@ impl<C: Real, R: Rule> Kernel for Largest<'_, C, R> {
                     let z = C::Vector::<I>::load(cells);
                     all[0] = self.rule.logit(z, z).max(all[0]);
                 }
-                if rest.len() % lanes > 0 {
+                if !rest.len().is_multiple_of(lanes) {
                     // The last vector reaches back, if there is one before.
                     let last = &run[run.len().saturating_sub(lanes)..];
                     let z = C::Vector::<I>::load_part(last);

@@ -213,7 +213,7 @@ impl<'a, T: Element> View<'a, T> {
 
     /// Whether a cell of each of [`ABREAST`] planes lie side by side, from the first plane on and every so many.
     pub fn is_abreast(&self) -> bool {
-        self.strides[1] == 1 && self.channels % ABREAST == 0
+        self.strides[1] == 1 && self.channels.is_multiple_of(ABREAST)
     }
 
     /// An area of at most [`ABREAST`] planes, a cell of each side by side; zeros where there are fewer.

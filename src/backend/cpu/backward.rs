@@ -5,7 +5,7 @@ use super::direct::{DirectGradients, REACH};
 use super::element::{Element, Narrow};
 use super::forward::{numbers, Pooling, Sums, Windows};
 use super::kernels::Terms;
-use super::plan::{is_direct, Span};
+use super::plan::{Span, Way};
 use super::rule::Window;
 use super::spread::{Gradients, Spread, Spreading};
 use super::tiles::Band;
@@ -180,7 +180,7 @@ impl<T: Element> Backward<'_, T> {
         let area = windows.area(self.pooling.geometry);
         let inside = |a: &Range<usize>, b: &Range<usize>| a.start >= b.start && a.end <= b.end;
         !self.pooling.traits.places
-            && is_direct(&windows.rows, &windows.across)
+            && windows.way() == Way::Direct
             && self.pooling.geometry.axes[0].disjoint()
             && inside(&area.depths, &tile.area.depths)
             && inside(&area.rows, &tile.area.rows)

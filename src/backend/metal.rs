@@ -50,7 +50,12 @@ impl<'a> Tensors<'a> {
     /// The dtype that they share, one that the kernels take.
     fn dtype(&self) -> Result<DType> {
         let all = [Some(self.x), self.logits, self.grad];
-        check(all.into_iter().flatten().map(|cells| cells.0.dtype()))
+        let dtypes: Vec<_> = all
+            .into_iter()
+            .flatten()
+            .map(|cells| cells.0.dtype())
+            .collect();
+        check(&dtypes)
     }
 }
 
@@ -91,14 +96,15 @@ pub fn places(x: &MetalStorage, layout: &Layout, geometry: &Geometry) -> Result<
 }
 
 /// The dtype, if it is one and the same, which the kernels take.
-fn check(mut dtypes: impl Iterator<Item = DType> + Clone) -> Result<DType> {
-    let all: Vec<_> = dtypes.clone().collect();
-    match all[0] {
-        dtype @ (DType::F16 | DType::BF16 | DType::F32) if dtypes.all(|d| d == dtype) => Ok(dtype),
+fn check(dtypes: &[DType]) -> Result<DType> {
+    match dtypes[0] {
+        dtype @ (DType::F16 | DType::BF16 | DType::F32) if dtypes.iter().all(|d| *d == dtype) => {
+            Ok(dtype)
+        }
         DType::F64 => bail!(
             "pooling: dtype F64 on a Metal device, which has no f64; expected F16, BF16 or F32"
         ),
-        _ => bail!("pooling: dtypes {all:?}, expected one and the same out of F16, BF16, F32"),
+        _ => bail!("pooling: dtypes {dtypes:?}, expected one and the same out of F16, BF16, F32"),
     }
 }
 

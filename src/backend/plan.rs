@@ -741,7 +741,7 @@ mod tests {
         let [forward, _] = plans(&[8, 64, 56, 56], 56, 56);
         let axes = forward.launches[0].params.axes;
         assert_eq!(axes.map(|axis| axis.input), [1, 1, 56 * 56]);
-        assert_eq!(axes[2].kernel, 56 * 56);
+        assert_eq!(axes[2].size, 56 * 56);
     }
 
     #[cfg(target_pointer_width = "64")] // 32 bits do not address inputs that large.

@@ -42,7 +42,7 @@ const METHODS: [Method; 9] = [
 /// Kernel, stride, padding and shape.
 type Sliding = ([usize; 3], [usize; 3], [usize; 3], [usize; 4]);
 
-const SLIDING: [Sliding; 14] = [
+const SLIDING: [Sliding; 15] = [
     ([1, 2, 2], [1, 2, 2], [0; 3], [3, 1, 14, 38]),
     ([1, 3, 3], [1, 2, 2], [0, 1, 1], [2, 1, 41, 64]),
     ([1, 3, 3], [1, 1, 1], [0, 1, 1], [2, 1, 9, 35]),
@@ -56,6 +56,8 @@ const SLIDING: [Sliding; 14] = [
     ([1, 1, 300], [1, 1, 300], [0; 3], [2, 1, 1, 310]),
     ([1, 9, 4], [1, 9, 1], [0, 4, 2], [2, 1, 3, 6]),
     ([2, 2, 2], [2, 2, 2], [0; 3], [2, 4, 6, 18]),
+    // Rows shorter than two vectors, in several depths.
+    ([2, 2, 2], [2, 2, 2], [0; 3], [2, 4, 18, 16]),
     ([3, 3, 3], [1, 2, 1], [1, 1, 1], [1, 5, 6, 17]),
 ];
 

@@ -88,11 +88,11 @@ class Counter:
 
     def check(self, name, arch):
         if arch.strip() != self.ARCH:
-            sys.exit(f"{name}: the figures are of pulp's {self.ARCH}, this machine ran {arch.strip()}")
+            sys.exit(f"{name}: the figures are of {self.ARCH}, this machine ran {arch.strip()}")
 
 
 class Avx2(Counter):
-    ARCH = "V3"
+    ARCH = "AVX2"
     FIGURES = ROOT / "bench" / "instructions.json"
     NEEDS = {"valgrind": "valgrind"}
 
@@ -109,7 +109,7 @@ class Avx2(Counter):
 
 
 class Neon(Counter):
-    ARCH = "Neon"
+    ARCH = "NEON"
     FIGURES = ROOT / "bench" / "instructions-neon.json"
     NEEDS = {"qemu-aarch64": "qemu-user", "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "cc": "gcc"}
     QEMU = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]

@@ -169,9 +169,10 @@ impl Axis {
             let end = ((i as u128 + 1) * out).div_ceil(n);
             return first as usize..end as usize;
         }
-        let [i, k, s, p] = [i, self.kernel, self.stride, self.padding].map(|v| v as u128);
+        // Padding is at most half a kernel, and no tensor has 2^62 cells: sums fit.
+        let [i, k, s, p] = [i, self.kernel, self.stride, self.padding].map(|v| v as u64);
         let first = (i + p + 1).saturating_sub(k).div_ceil(s) as usize;
-        let end = ((i + p) / s + 1).min(self.output as u128) as usize;
+        let end = ((i + p) / s + 1).min(self.output as u64) as usize;
         first.min(end)..end
     }
 

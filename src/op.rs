@@ -4,7 +4,7 @@
 use crate::backend::cuda;
 #[cfg(feature = "metal")]
 use crate::backend::metal;
-use crate::backend::{cpu, soft, Gradient, Method};
+use crate::backend::{cpu, Gradient, Method};
 use crate::geometry::Geometry;
 use candle_core::{
     bail, CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, MetalStorage, Result,
@@ -99,43 +99,6 @@ impl Pool {
     }
 }
 
-/// The choice between the two sets of kernels on the CPU.
-impl Pool {
-    fn forward_on_cpu<T: cpu::Element + soft::Element>(
-        &self,
-        x: &[T],
-        layout: &Layout,
-    ) -> Result<Vec<T>> {
-        let g = &self.geometry;
-        match self.method {
-            Method::SoftPool(w) if soft::serves_forward::<T>(g, w) => {
-                soft::forward(soft::View::new(x, layout, g.rank), g, w)
-            }
-            method => cpu::forward(cpu::View::new(x, layout, g.rank).into(), g, method),
-        }
-    }
-
-    fn backward_on_cpu<T: cpu::Element + soft::Element>(
-        &self,
-        (x, layout): (&[T], &Layout),
-        (grad, of_grad): (&[T], &Layout),
-    ) -> Result<Vec<T>> {
-        let g = &self.geometry;
-        match self.method {
-            Method::SoftPool(w) if soft::serves_backward::<T>(g, w) => {
-                let x = soft::View::new(x, layout, g.rank);
-                let grad = soft::View::new(grad, of_grad, g.rank);
-                soft::backward(x, grad, g, w, self.gradient)
-            }
-            method => {
-                let x = cpu::View::new(x, layout, g.rank);
-                let grad = cpu::View::new(grad, of_grad, g.rank);
-                cpu::backward(x.into(), grad, g, method, self.gradient)
-            }
-        }
-    }
-}
-
 /// Runs `$body` with the storages' cells as slices of the element type that they share.
 macro_rules! dispatch {
     (($($storage:ident),+), $body:expr) => {
@@ -174,7 +137,9 @@ impl CustomOp1 for Pool {
 
     fn cpu_fwd(&self, input: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let g = &self.geometry;
-        let output = dispatch!((input), self.forward_on_cpu(input, layout)?);
+        let output = dispatch!((input), {
+            cpu::forward(cpu::View::new(input, layout, g.rank).into(), g, self.method)?
+        });
         Ok((output, g.output_shape(layout.shape())))
     }
 
@@ -310,8 +275,15 @@ impl CustomOp2 for Backward {
         grad: &CpuStorage,
         of_grad: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let Pool {
+            geometry: g,
+            method,
+            gradient,
+        } = &self.0;
         let cells = dispatch!((input, grad), {
-            self.0.backward_on_cpu((input, layout), (grad, of_grad))?
+            let x = cpu::View::new(input, layout, g.rank);
+            let grad = cpu::View::new(grad, of_grad, g.rank);
+            cpu::backward(x.into(), grad, g, *method, *gradient)?
         });
         Ok((cells, layout.shape().clone()))
     }

@@ -1,49 +1,24 @@
 //! `examples/classify` from the command line: answers on the samples, and what it says when something is wrong.
 
+#[path = "common/example.rs"]
+mod example;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use candle_softpool::models::{Model, Pooling};
+use example::{example, lines, manifest, text};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// Cargo builds the examples with the tests, beside them: `target/debug/deps/this`, `target/debug/examples/classify`.
 fn classify() -> Command {
-    let mut path = std::env::current_exe().expect("the test's own path");
-    path.pop();
-    path.pop();
-    path.push("examples");
-    path.push(format!("classify{}", std::env::consts::EXE_SUFFIX));
-    if !path.is_file() {
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--locked", "--example", "classify"])
-            .status();
-        assert!(built.expect("cargo runs").success() && path.is_file());
-    }
-    let mut command = Command::new(path);
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    command
+    example("classify")
 }
 
 fn run(args: &[&str]) -> Output {
     classify().args(args).output().expect("the example runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    let text = text(&output.stdout);
-    text.lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect()
-}
-
-fn manifest(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 fn sample(name: &str) -> String {
@@ -463,6 +438,12 @@ fn a_path_that_is_no_text_and_a_folder_in_itself() {
         .collect();
     assert_eq!(classes.iter().filter(|class| **class == "7").count(), 2);
     assert_eq!(classes.len(), 3);
+    // Its bytes, whole.
+    let hex = path.as_os_str().as_bytes().iter();
+    let hex: String = hex.map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(lines(&output)[0]["file_hex"], hex);
+    let named = lines(&run(&["--json", &sample("digit-7.png")]));
+    assert!(named[0].get("file_hex").is_none());
 }
 
 #[test]
@@ -478,4 +459,138 @@ fn a_labels_file_may_begin_with_a_byte_order_mark() {
         &sample("digit-0.png"),
     ]);
     assert_eq!(lines(&output)[0]["class"], "d0");
+}
+
+/// `stored` with the EXIF data that tell viewers to turn it.
+fn with_orientation(stored: &image::DynamicImage, orientation: u8) -> Vec<u8> {
+    let mut jpeg = std::io::Cursor::new(vec![]);
+    let format = image::ImageFormat::Jpeg;
+    stored.write_to(&mut jpeg, format).expect("a JPEG");
+    let jpeg = jpeg.into_inner();
+    // Big-endian, one entry: tag 0x0112, one short.
+    let entry = [1, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation, 0, 0];
+    let exif = [b"Exif\0\0MM\0*\0\0\0\x08\0\x01", &entry[..], &[0; 4]].concat();
+    let segment = [&[0xff, 0xe1, 0, exif.len() as u8 + 2], &exif[..]].concat();
+    [&jpeg[..2], &segment, &jpeg[2..]].concat()
+}
+
+/// The eight orientations of EXIF; torchvision knows none of them.
+#[test]
+fn photographs_are_turned_as_their_exif_data_say_unless_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let upright = image::open(sample("digit-2.png")).expect("the sample");
+    let upright = upright.resize(280, 280, image::imageops::FilterType::Triangle);
+    let stored = [
+        upright.clone(),
+        upright.fliph(),
+        upright.rotate180(),
+        upright.flipv(),
+        upright.rotate90().fliph(),
+        upright.rotate270(),
+        upright.rotate90().flipv(),
+        upright.rotate90(),
+    ];
+    for name in ["turned", "as_stored"] {
+        std::fs::create_dir(folder.path().join(name)).expect("created");
+    }
+    for (orientation, stored) in (1u8..).zip(&stored) {
+        for (name, tag) in [("turned", orientation), ("as_stored", 1)] {
+            let file = folder.path().join(format!("{name}/{orientation}.jpg"));
+            std::fs::write(file, with_orientation(stored, tag)).expect("written");
+        }
+    }
+    let answers = |name: &str, more: &[&str]| {
+        let path = folder.path().join(name).display().to_string();
+        let output = run(&[&["--json", &path][..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let answers = lines(&output).into_iter().map(|line| line["top"].clone());
+        answers.collect::<Vec<_>>()
+    };
+    let turned = answers("turned", &[]);
+    assert_eq!(turned.len(), 8);
+    for answer in turned {
+        assert_eq!(answer[0]["class"], "2");
+        assert!(answer[0]["probability"].as_f64().is_some_and(|p| p > 0.9));
+    }
+    let left = answers("turned", &["--no-orient"]);
+    assert_eq!(left, answers("as_stored", &[]));
+    assert!(left.iter().any(|answer| answer[0]["class"] != "2"));
+}
+
+/// The results matter more than what is said about them.
+#[cfg(target_os = "linux")]
+#[test]
+fn standard_error_may_be_closed_or_full() {
+    let program = classify().get_program().to_owned();
+    let under = |redirection: &str| {
+        let script = format!("exec \"$0\" --json no-such.png \"$1\" {redirection}");
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", &script]).arg(&program);
+        shell.arg(sample("digit-6.png")).output().expect("sh runs")
+    };
+    for redirection in ["2>&-", "2>/dev/full"] {
+        let output = under(redirection);
+        assert_eq!(output.status.code(), Some(1), "{redirection}");
+        let found = lines(&output);
+        assert!(found[0]["error"].is_string(), "{redirection}");
+        assert_eq!(found[1]["class"], "6", "{redirection}");
+    }
+    // A run without results is not one in which an image failed.
+    let output = under(">/dev/full");
+    assert_eq!(output.status.code(), Some(3));
+    let said = text(&output.stderr);
+    assert!(said.contains("No space left"), "{said}");
+}
+
+/// Everything at once: each fault has its line, and every other image its answer.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_under_fault_loses_nothing() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    for (digit, name) in [(1, "a.png"), (2, "c.png"), (4, "g.png")] {
+        std::fs::copy(sample(&format!("digit-{digit}.png")), path(name)).expect("copied");
+    }
+    // Reading it waits until the test writes there.
+    let made = Command::new("mkfifo").arg(path("b.png")).status();
+    assert!(made.expect("mkfifo runs").success());
+    // Reading its beginning is an error, to the superuser too.
+    symlink("/proc/self/mem", path("d.png")).expect("linked");
+    symlink("nothing", path("e.png")).expect("linked");
+    std::fs::create_dir(path("f")).expect("created");
+    symlink(folder.path(), path("f/loop")).expect("linked");
+
+    let child = classify()
+        .args(["--json", "--batch-size", "1"])
+        .arg(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the example runs");
+    // Opens when the program does, which has listed the folder then, and has not come to the next file.
+    let mut waiting = std::fs::File::options()
+        .write(true)
+        .open(path("b.png"))
+        .expect("opened");
+    std::fs::remove_file(path("c.png")).expect("removed");
+    let content = std::fs::read(sample("digit-3.png")).expect("the sample");
+    waiting.write_all(&content).expect("written");
+    drop(waiting);
+    let output = child.wait_with_output().expect("it ends");
+
+    assert_eq!(output.status.code(), Some(1));
+    let found = lines(&output);
+    let classes: Vec<_> = found.iter().map(|line| line["class"].as_str()).collect();
+    let (one, three, four) = (Some("1"), Some("3"), Some("4"));
+    assert_eq!(classes, [one, three, None, None, None, None, four]);
+    let said = text(&output.stderr);
+    for (line, name) in found[2..6].iter().zip(["c.png", "d.png", "e.png", "loop"]) {
+        assert!(line["error"].is_string(), "{line}");
+        assert!(
+            said.lines().any(|said| said.contains(name)),
+            "{name}: {said}"
+        );
+    }
+    assert!(said.contains("7 images, 4 failed"), "{said}");
 }

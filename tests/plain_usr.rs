@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
-use candle_softpool::models::plain_usr::Config;
+use candle_softpool::models::plain_usr::{Config, Part};
 use candle_softpool::models::{LocalAttention, PlainUsr, Weights};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -166,6 +166,82 @@ fn attention_passes_gradients_to_its_input_and_variables() -> Result<()> {
         (slope - gradient).abs() < 1e-6 * slope.abs().max(1.0),
         "{slope} {gradient}"
     );
+    Ok(())
+}
+
+// Parts of an image
+
+/// The rows and columns `at..end` of an image of `scale` times the size.
+fn cut(image: &Tensor, scale: usize, at: [usize; 2], end: [usize; 2]) -> Result<Tensor> {
+    let side = |d: usize| (scale * at[d], scale * (end[d] - at[d]));
+    let ((top, height), (left, width)) = (side(0), side(1));
+    Ok(image.narrow(2, top, height)?.narrow(3, left, width)?)
+}
+
+/// Within reach of the edges where it was cut, a part's output may differ; beyond, only by rounding.
+#[test]
+fn a_part_gives_what_it_gives_in_the_whole() -> Result<()> {
+    let whole = [325, 352];
+    let image = Tensor::rand(0f64, 1., (1, 3, whole[0], whole[1]), &CPU)?;
+    for (network, reach) in [("two", 127), ("three", 132)] {
+        let network = load(&saved(network, |_| {})?, DType::F64)?;
+        assert_eq!(network.reach(), reach);
+        let large = network.forward(&image)?;
+        // Cut on all sides; below and to the right; above and to the left; and on none.
+        for (start, end) in [
+            ([12, 30], [300, 330]),
+            ([0, 0], [300, 330]),
+            ([12, 30], whole),
+            ([0, 0], whole),
+        ] {
+            let part = Part { whole, start };
+            let found = network.forward_part(&cut(&image, 1, start, end)?, part)?;
+            let from = [0, 1].map(|d| match start[d] {
+                0 => 0,
+                start => start + reach,
+            });
+            let to = [0, 1].map(|d| match end[d] == whole[d] {
+                true => end[d],
+                false => end[d] - reach,
+            });
+            let inside = |x: [usize; 2]| [0, 1].map(|d| x[d] - start[d]);
+            near(
+                &cut(&found, network.scale(), inside(from), inside(to))?,
+                &cut(&large, network.scale(), from, to)?,
+                1e-12,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Otherwise the tests of parts would show nothing.
+#[test]
+fn a_part_taken_for_the_whole_gives_something_else() -> Result<()> {
+    let network = load(&saved("two", |_| {})?, DType::F64)?;
+    let image = Tensor::rand(0f64, 1., (1, 3, 400, 280), &CPU)?;
+    let alone = network.forward(&image.narrow(2, 0, 274)?)?;
+    let whole = network.forward(&image)?;
+    let [alone, whole] = [&alone, &whole].map(|large| large.narrow(2, 0, 2 * 140));
+    let apart = (alone? - whole?)?.abs()?.max_all()?.to_scalar::<f64>()?;
+    assert!(apart > 1e-6, "{apart}");
+    Ok(())
+}
+
+#[test]
+fn what_is_no_part_of_the_whole_is_refused() -> Result<()> {
+    let network = load(&saved("two", |_| {})?, DType::F32)?;
+    let image = Tensor::zeros((1, 3, 20, 30), DType::F32, &CPU)?;
+    for (whole, start, problem) in [
+        ([50, 50], [3, 0], "20 pixels from 3 on of 50"),
+        ([50, 50], [0, 24], "30 pixels from 24 on of 50"),
+        ([19, 50], [0, 0], "20 pixels from 0 on of 19"),
+        ([50, 50], [usize::MAX / 6 * 6, 0], "expected a start that 6"),
+    ] {
+        let error = network.forward_part(&image, Part { whole, start });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
     Ok(())
 }
 

@@ -64,8 +64,7 @@ fn main() -> Result<()> {
         .num_threads(1)
         .use_current_thread()
         .build_global()?;
-    let arch = format!("{:?}", pulp::Arch::new());
-    println!("{}", arch.split('(').next().unwrap_or_default());
+    println!("{}", instruction_set());
     let shape = (1, 8, 56, 56);
     let cells = 8 * 56 * 56;
     let xs: Vec<f32> = (0..cells).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
@@ -85,6 +84,21 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The one that the kernels run on here.
+fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        return "AVX-512";
+    } else if is_x86_feature_detected!("avx2") {
+        return "AVX2";
+    }
+    if cfg!(target_arch = "aarch64") {
+        "NEON"
+    } else {
+        "none"
+    }
 }
 
 /// What callgrind counts, callees included.

@@ -13,7 +13,11 @@ use std::str::FromStr;
 /// Without a path it classifies the sample images that ship. A path is an image (PNG, JPEG, WebP, GIF, BMP, TIFF) or a folder
 /// of them, with the folders in it; `-` reads paths from standard input, one a line, and answers as soon as the input pauses.
 /// Results go to standard output as they are found, in the order of the input; what went wrong goes to standard error,
-/// and the exit status is 1 if any image failed, 2 for a wrong command.
+/// and the exit status is 1 if any image failed or the run could not begin, 2 for a wrong command, 3 if it was cut short:
+/// results that cannot be written, a network that fails.
+///
+/// JSON lines name the image as `file`. A path that is no UTF-8 is given there with marks in place of what is no text, and
+/// its bytes as `file_hex`, in hexadecimal. What concerns no one image, such as a broken link in a folder, has null there.
 ///
 /// Images are turned as their EXIF data say; torchvision does not do this, and neither does --no-orient.
 ///

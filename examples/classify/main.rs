@@ -6,6 +6,7 @@ mod device;
 mod digit;
 mod imagenet;
 mod images;
+mod json;
 mod pipeline;
 mod report;
 mod say;
@@ -21,6 +22,9 @@ use say::say;
 use std::io;
 use std::process::ExitCode;
 
+/// The exit status of a run that began and did not come to its end: some images have no result.
+const CUT_SHORT: u8 = 3;
+
 fn main() -> ExitCode {
     // candle's errors carry a backtrace where RUST_BACKTRACE is set: the message is for users.
     if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
@@ -32,28 +36,31 @@ fn main() -> ExitCode {
         std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
         std::env::set_var("CANDLE_NUM_THREADS", threads.to_string());
     }
-    match classify(&args) {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+    classify(&args).unwrap_or_else(|error| {
+        say!("{error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn classify(args: &Args) -> Result<ExitCode> {
+    let classifier = Classifier::load(args)?;
+    let (files, known) = sources::files(&args.paths, args.null);
+    let mut report = Report::new(&classifier.labels, args.top_k, args.json, known.as_deref())?;
+    let run = pipeline::run(&classifier, files, args.batch_size, |outcome| {
+        report.outcome(outcome)
+    });
+    Ok(match run {
+        Ok(()) => {
+            report.finish(&classifier.about);
+            ExitCode::from(u8::from(report.failed > 0))
+        }
         // Whoever reads the results has had enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             say!("{error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(CUT_SHORT)
         }
-    }
-}
-
-/// How many images failed.
-fn classify(args: &Args) -> Result<usize> {
-    let classifier = Classifier::load(args)?;
-    let (files, known) = sources::files(&args.paths, args.null);
-    let mut report = Report::new(&classifier.labels, args.top_k, args.json, known.as_deref())?;
-    pipeline::run(&classifier, files, args.batch_size, |outcome| {
-        report.outcome(outcome)
-    })?;
-    report.finish(&classifier.about);
-    Ok(report.failed)
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

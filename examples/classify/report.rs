@@ -1,5 +1,6 @@
 //! Results to standard output, errors and progress to standard error.
 
+use crate::json::add_path;
 use crate::pipeline::{Answer, Outcome};
 use crate::say::say;
 use anyhow::Result;
@@ -89,8 +90,8 @@ impl<'a> Report<'a> {
                 };
                 self.bar.suspend(|| say!("{message}"));
                 if self.json {
-                    let file = file.map(|file| file.display().to_string());
-                    let line = serde_json::json!({"file": file, "error": format!("{error:#}")});
+                    let mut line = serde_json::json!({"error": format!("{error:#}")});
+                    add_path(&mut line, "file", file);
                     self.print(&line.to_string())?;
                 }
             }
@@ -152,12 +153,12 @@ impl<'a> Report<'a> {
             .into_iter()
             .map(|(class, p)| serde_json::json!({"index": class, "class": self.labels[class], "probability": p}))
             .collect();
-        let file = file.map(|file| file.display().to_string());
-        serde_json::json!({
-            "file": file, "class": top[0]["class"], "probability": top[0]["probability"], "top": top,
+        let mut line = serde_json::json!({
+            "class": top[0]["class"], "probability": top[0]["probability"], "top": top,
             "milliseconds": (answer.milliseconds * 1000.0).round() / 1000.0,
-        })
-        .to_string()
+        });
+        add_path(&mut line, "file", file);
+        line.to_string()
     }
 
     /// A line of the table, and its head before the first.

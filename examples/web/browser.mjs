@@ -7,6 +7,7 @@ import { join } from "node:path";
 
 export class Browser {
   #process;
+  #ended;
   #profile = mkdtempSync(join(tmpdir(), "softpool-web-"));
   #waiting = new Map();
   #last = 0;
@@ -30,9 +31,14 @@ export class Browser {
     const flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"];
     this.#process = spawn(program, [...flags, "--remote-debugging-pipe", `--user-data-dir=${this.#profile}`], {
       stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"],
+      // A process group of its own, by which all that it starts is found at the end.
+      detached: true,
     });
+    this.#ended = new Promise((resolve) => this.#process.once("exit", resolve));
     this.#process.on("error", (error) => this.#fail(error));
     this.#process.on("exit", (code) => this.#fail(new Error(`${program} ended with ${code}`)));
+    // A command to a Chromium that has ended: told above.
+    this.#process.stdio[3].on("error", () => {});
     this.#process.stdio[4].setEncoding("utf8").on("data", (text) => this.#receive(text));
   }
 
@@ -80,19 +86,33 @@ export class Browser {
     const end = Date.now() + 1000 * seconds;
     while (!(await this.value(expression))) {
       if (Date.now() > end) throw new Error(`not within ${seconds} s: ${expression}`);
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      await pause(0.05);
     }
   }
 
+  /** Ends Chromium, waits for all of its processes, then removes what they wrote. */
   async close() {
-    this.#process.removeAllListeners("exit");
-    const ended = new Promise((resolve) => this.#process.once("exit", resolve));
-    this.#process.kill();
-    await ended;
-    try {
-      rmSync(this.#profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
-    } catch {
-      // Chromium's other processes may still write there; the system clears its temporary folder.
+    this.#send("Browser.close").catch(() => {});
+    const late = setTimeout(() => this.#process.kill("SIGKILL"), 10_000);
+    await this.#ended;
+    clearTimeout(late);
+    await this.#processesEnd();
+    rmSync(this.#profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+  }
+
+  /** Those that outlive the first would go on writing to the profile. */
+  async #processesEnd() {
+    const group = -this.#process.pid;
+    for (;;) {
+      try {
+        process.kill(group, "SIGKILL");
+      } catch (error) {
+        if (error.code === "ESRCH") return;
+        throw error;
+      }
+      await pause(0.02);
     }
   }
 }
+
+const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));

@@ -30,8 +30,8 @@ async function serve() {
 
 /** Runs `steps` on the page in a browser of its own. */
 async function onPage(steps, { path = "/", before = "" } = {}) {
-  const server = await serve();
   const browser = await Browser.open(process.env.CHROMIUM ?? "chromium");
+  const server = await serve();
   try {
     await look(browser, { width: 1080, height: 1000 });
     if (before) await browser.send("Page.addScriptToEvaluateOnNewDocument", { source: before });

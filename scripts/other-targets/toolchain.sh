@@ -54,8 +54,8 @@ wrap() {
     shift 2
     cat > "$new/bin/$name" <<WRAP
 #!/bin/sh
-root=\$(dirname "\$(readlink -f "\$0")")/../root/usr
-exec "\$root/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" --library-path "\$root/lib/x86_64-linux-gnu" "\$root/$program" $* "\$@"
+usr=\$(dirname "\$(readlink -f "\$0")")/../packages/usr
+exec "\$usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" --library-path "\$usr/lib/x86_64-linux-gnu" "\$usr/$program" $* "\$@"
 WRAP
     chmod +x "$new/bin/$name"
 }
@@ -71,10 +71,10 @@ bring() {
     apt-get -qq update >&2 || fail "apt-get update failed, of $mirror"
     # shellcheck disable=SC2086
     apt-get -qq --yes --download-only install $packages >&2 || fail "apt-get cannot download $packages"
-    unpack "$new/apt" "$new/root"
+    unpack "$new/apt" "$new/packages"
     mkdir "$new/bin"
-    wrap rustc bin/rustc --sysroot '"$root"'
-    wrap wasm-ld "$(cd "$new/root/usr" && echo lib/llvm-*/bin/wasm-ld)"
+    wrap rustc bin/rustc --sysroot '"$usr"'
+    wrap wasm-ld "$(cd "$new/packages/usr" && echo lib/llvm-*/bin/wasm-ld)"
     wrap wasm-opt bin/wasm-opt
     "$new/bin/rustc" --version >&2 || fail "it does not run here"
     rm -rf "$new/apt"

@@ -9,7 +9,6 @@ pub mod metal;
 pub mod metal_source;
 pub mod params;
 pub mod plan;
-pub mod soft;
 
 /// What a kernel is told besides the geometry.
 #[doc(hidden)]

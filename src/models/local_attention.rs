@@ -1,6 +1,7 @@
 //! The local attention of PlainUSR, also the block of the YOLO variants that copied it.
 
-use super::interpolate::bilinear2d;
+use super::interpolate::{bilinear2d, Axis};
+use super::part::Part;
 use crate::SoftPool2d;
 use candle_core::{bail, Module, Result, Tensor};
 use candle_nn::ops::sigmoid;
@@ -8,6 +9,11 @@ use candle_nn::{conv2d, Conv2d, Conv2dConfig, VarBuilder};
 
 /// Height and width of the windows whose importance is sampled, and the least that an input must have.
 pub(super) const WINDOW: usize = 7;
+/// Steps of the windows, and of the convolution after them.
+const STEPS: [usize; 2] = [3, 2];
+const _: () = assert!(STEPS[0] * STEPS[1] == Part::STEP);
+/// No output depends on an input farther away: on the last pixel of the last window of a cell beside those that it lies between.
+pub(super) const REACH: usize = 23;
 
 /// Local attention (Wang et al., ACCV 2024, [arXiv 2409.13435](https://arxiv.org/abs/2409.13435)): `x · importance · gate`.
 ///
@@ -47,10 +53,13 @@ impl LocalAttention {
             padding: 1,
             ..Default::default()
         };
-        let halving = Conv2dConfig { stride: 2, ..same };
+        let halving = Conv2dConfig {
+            stride: STEPS[1],
+            ..same
+        };
         Ok(Self {
             squeeze: conv2d(channels, sampled, 1, Default::default(), vb.pp(0))?,
-            pool: SoftPool2d::new(WINDOW).stride(3),
+            pool: SoftPool2d::new(WINDOW).stride(STEPS[0]),
             shrink: conv2d(sampled, sampled, 3, halving, vb.pp(2))?,
             expand: conv2d(sampled, channels, 3, same, vb.pp(3))?,
             channels,
@@ -58,10 +67,11 @@ impl LocalAttention {
     }
 }
 
-impl Module for LocalAttention {
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (height, width) = match *xs.dims() {
-            [_, c, h, w] if c == self.channels && h.min(w) >= WINDOW => (h, w),
+impl LocalAttention {
+    /// What a part of an input gives in the whole, [`REACH`] off the edges where it was cut.
+    pub(super) fn forward_part(&self, xs: &Tensor, part: &Part) -> Result<Tensor> {
+        let size = match *xs.dims() {
+            [_, c, h, w] if c == self.channels && h.min(w) >= WINDOW => [h, w],
             _ => bail!(
                 "LocalAttention: input of shape {:?}, expected (N, {}, H, W) with H and W at least {WINDOW}",
                 xs.dims(),
@@ -73,8 +83,30 @@ impl Module for LocalAttention {
             .apply(&self.pool)?
             .apply(&self.shrink)?
             .apply(&self.expand)?;
-        let importance = bilinear2d(&sigmoid(&importance)?, height, width)?;
+        let axes = [0, 1].map(|d| axis(part, d, size[d]));
+        let importance = bilinear2d(&sigmoid(&importance)?, &axes)?;
         let gate = sigmoid(&xs.narrow(1, 0, 1)?)?;
         (xs * importance)?.broadcast_mul(&gate)
+    }
+}
+
+impl Module for LocalAttention {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let whole = match *xs.dims() {
+            [.., h, w] => [h, w],
+            _ => [0; 2],
+        };
+        self.forward_part(xs, &Part::whole(whole))
+    }
+}
+
+/// How the map of importance grows along dimension `d` of a part of this size.
+fn axis(part: &Part, d: usize, size: usize) -> Axis {
+    let (whole, start) = (part.whole[d], part.start[d]);
+    Axis {
+        cells: (whole - WINDOW) / Part::STEP + 1,
+        pixels: whole,
+        first: start / Part::STEP,
+        wanted: start..start + size,
     }
 }

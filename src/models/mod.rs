@@ -22,6 +22,7 @@ pub mod inception;
 mod interpolate;
 mod layers;
 mod local_attention;
+mod part;
 pub mod plain_usr;
 mod pooling;
 pub mod resnet;

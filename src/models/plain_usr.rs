@@ -2,12 +2,14 @@
 //! SoftPool inside, and weights that anyone can download.
 
 use super::layers::check_input;
-use super::local_attention::{LocalAttention, WINDOW};
+use super::local_attention::{LocalAttention, REACH, WINDOW};
 use super::Weights;
 use candle_core::{bail, DType, Device, Module, Result, Tensor};
 use candle_nn::ops::pixel_shuffle;
 use candle_nn::{conv2d, Conv2d, Conv2dConfig, VarBuilder};
 use std::path::Path;
+
+pub use super::part::Part;
 
 /// Red, green and blue.
 const COLOURS: usize = 3;
@@ -160,16 +162,47 @@ impl PlainUsr {
     pub fn scale(&self) -> usize {
         self.config.scale
     }
+
+    /// No output pixel depends on an input pixel farther from its own place.
+    pub fn reach(&self) -> usize {
+        // Of head and tail, then of each block.
+        2 + self.blocks.len() * (self.config.convolutions + REACH)
+    }
+
+    /// What a part of an image becomes in the whole: so large images go through the network piece by piece.
+    ///
+    /// Where the part was cut out, its output is the whole image's from [`Self::reach`] input pixels off the edge on,
+    /// but for rounding, and close to it much sooner.
+    ///
+    /// ```no_run
+    /// # use candle_core::{DType, Device, Tensor};
+    /// # use candle_softpool::models::{plain_usr::Part, PlainUsr};
+    /// # let network = PlainUsr::load("PlainUSR_Rep_x4.pth", DType::F32, &Device::Cpu)?;
+    /// let image = Tensor::zeros((1, 3, 3000, 4000), DType::F32, &Device::Cpu)?;
+    /// let part = Part { whole: [3000, 4000], start: [600, 1200] };
+    /// let large = network.forward_part(&image.narrow(2, 600, 300)?.narrow(3, 1200, 300)?, part)?;
+    /// assert_eq!(large.dims(), [1, 3, 1200, 1200]);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// One for an image that is no input of this network, or no part of that whole.
+    pub fn forward_part(&self, xs: &Tensor, part: Part) -> Result<Tensor> {
+        check_input("PlainUsr", xs, WINDOW)?;
+        part.check([xs.dim(2)?, xs.dim(3)?])?;
+        let mut xs = xs.apply(&self.head)?;
+        for block in &self.blocks {
+            xs = block.forward_part(&xs, &part)?;
+        }
+        pixel_shuffle(&xs.apply(&self.tail)?, self.config.scale)
+    }
 }
 
 impl Module for PlainUsr {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         check_input("PlainUsr", xs, WINDOW)?;
-        let mut xs = xs.apply(&self.head)?;
-        for block in &self.blocks {
-            xs = block.forward(&xs)?;
-        }
-        pixel_shuffle(&xs.apply(&self.tail)?, self.config.scale)
+        self.forward_part(xs, Part::whole([xs.dim(2)?, xs.dim(3)?]))
     }
 }
 
@@ -195,10 +228,8 @@ impl Block {
             channels,
         })
     }
-}
 
-impl Module for Block {
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+    fn forward_part(&self, xs: &Tensor, part: &Part) -> Result<Tensor> {
         let passed = xs.dim(1)? - self.channels;
         let mut ys = xs.narrow(1, 0, self.channels)?;
         for (i, convolution) in self.convolutions.iter().enumerate() {
@@ -207,7 +238,7 @@ impl Module for Block {
             }
             ys = ys.apply(convolution)?;
         }
-        let ys = ys.apply(&self.attention)?;
+        let ys = self.attention.forward_part(&ys, part)?;
         Tensor::cat(&[ys, xs.narrow(1, self.channels, passed)?], 1)
     }
 }

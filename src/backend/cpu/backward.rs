@@ -1,15 +1,18 @@
 //! Gradients, band by band of the input: the windows of its cells are pooled again, and their terms spread.
 
 use super::aligned::Aligned;
+use super::direct::{DirectGradients, REACH};
 use super::element::{Element, Narrow};
 use super::forward::{numbers, Pooling, Sums, Windows};
-use super::kernels::{Gradients, Terms};
-use super::plan::{Plan, Span};
+use super::kernels::Terms;
+use super::plan::{Span, Way};
 use super::rule::Window;
-use super::spread::{Spread, Spreading};
+use super::spread::{Gradients, Spread, Spreading};
 use super::tiles::Band;
+use super::turn::Turn;
 use super::vector::{Real, MOST_LANES};
 use super::view::{Area, Gathered, View};
+use crate::geometry::Axis;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -23,8 +26,12 @@ pub struct Scratch<T: Element> {
     values: Aligned<T::Compute>,
     terms: [Aligned<T::Compute>; 2],
     spreading: [Spreading<T::Compute>; 2],
+    /// The weights of a vector of windows.
+    kept: Vec<T::Compute>,
     /// Gradients of the cells of an area, and of their logits.
-    gradients: [Vec<T::Compute>; 2],
+    gradients: [Aligned<T::Compute>; 2],
+    /// Those of planes abreast, plane after plane.
+    apart: Aligned<T::Compute>,
     window: Window,
 }
 
@@ -32,24 +39,32 @@ pub struct Scratch<T: Element> {
 pub struct Backward<'a, T: Element> {
     pub pooling: Pooling<'a, T>,
     pub grad: View<'a, T>,
-    pub plan: Plan,
 }
 
 /// Cells whose gradients are made together.
 struct Tile {
     planes: Range<usize>,
     area: Area,
+    /// Planes abreast.
+    unit: usize,
 }
 
 impl Tile {
     /// From a row of gradients to the next: whole vectors.
     fn pitch(&self) -> usize {
-        self.area.columns.len().next_multiple_of(MOST_LANES)
+        (self.area.columns.len() * self.unit).next_multiple_of(MOST_LANES)
     }
 
     /// Where a row of gradients begins, by position in the tile.
     fn row(&self, plane: usize, depth: usize, row: usize) -> usize {
-        ((plane * self.area.depths.len() + depth) * self.area.rows.len() + row) * self.pitch()
+        let (group, lane) = (plane / self.unit, plane % self.unit);
+        lane + ((group * self.area.depths.len() + depth) * self.area.rows.len() + row)
+            * self.pitch()
+    }
+
+    /// From a depth of gradients to the next, and from a row.
+    fn steps(&self) -> [usize; 2] {
+        [self.row(0, 1, 0), self.row(0, 0, 1)]
     }
 
     /// Where the gradient of a cell is, if the tile has it.
@@ -60,7 +75,9 @@ impl Tile {
             columns,
         } = &self.area;
         let inside = depths.contains(&d) && rows.contains(&h) && columns.contains(&w);
-        inside.then(|| self.row(plane, d - depths.start, h - rows.start) + w - columns.start)
+        inside.then(|| {
+            self.row(plane, d - depths.start, h - rows.start) + (w - columns.start) * self.unit
+        })
     }
 }
 
@@ -77,12 +94,13 @@ impl<T: Element> Backward<'_, T> {
             let (z, rest_of_z) = of_z.split_at_mut(band.cells().min(of_z.len()));
             (of_x, of_z) = (rest, rest_of_z);
             let mut output = [x, z];
-            for start in band.rows.clone().step_by(self.plan.rows) {
+            for start in band.rows.clone().step_by(self.pooling.plan.rows) {
                 let tile = Tile {
                     planes: band.planes.clone(),
+                    unit: self.pooling.unit,
                     area: Area {
                         depths: band.depths.clone(),
-                        rows: start..band.rows.end.min(start + self.plan.rows),
+                        rows: start..band.rows.end.min(start + self.pooling.plan.rows),
                         columns: band.columns.clone(),
                     },
                 };
@@ -95,16 +113,23 @@ impl<T: Element> Backward<'_, T> {
     /// The gradients of a tile, in `scratch.gradients`.
     fn tile(&self, scratch: &mut Scratch<T>, tile: &Tile) {
         let [depth, height, width] = &self.pooling.geometry.axes;
-        let cells = tile.row(tile.planes.len(), 0, 0);
+        let cells = tile.row(tile.planes.len().next_multiple_of(tile.unit), 0, 0);
         let outputs = if self.pooling.traits.logits { 2 } else { 1 };
         for gradients in &mut scratch.gradients[..outputs] {
-            gradients.clear();
-            gradients.resize(cells + MOST_LANES, T::Compute::default());
+            gradients.grow(cells + REACH);
         }
         let depths = Span::touching(depth, &tile.area.depths);
         let rows = Span::touching(height, &tile.area.rows);
         let columns = Span::touching(width, &tile.area.columns);
-        if depths.is_empty() || rows.is_empty() || columns.is_empty() {
+        let none = depths.is_empty() || rows.is_empty() || columns.is_empty();
+        // Gradients of cells that one row of windows at most has, in depth, are written once.
+        let once = !none && depths.len() == 1 && self.covers(tile, depths.start, &rows, &columns);
+        if !once {
+            for gradients in &mut scratch.gradients[..outputs] {
+                gradients[..cells].fill(T::Compute::default());
+            }
+        }
+        if none {
             return;
         }
         for depth in depths {
@@ -112,31 +137,94 @@ impl<T: Element> Backward<'_, T> {
                 planes: tile.planes.clone(),
                 depth,
                 rows: Span::new(height, rows.clone()),
-                across: Span::new(width, columns.clone()),
+                across: Span::new(width, columns.clone()).times(tile.unit),
             };
-            self.find_terms(scratch, &windows);
-            if self.pooling.traits.places {
-                self.scatter(scratch, tile, &windows);
+            self.copy_grads(scratch, &windows);
+            if self.is_direct(tile, &windows) {
+                self.find_directly(scratch, tile, &windows);
             } else {
-                self.spread(scratch, tile, &windows);
+                self.find_terms(scratch, &windows);
+                if self.pooling.traits.places {
+                    self.scatter(scratch, tile, &windows);
+                } else {
+                    self.spread(scratch, tile, &windows, !once);
+                }
             }
             self.add_alone(scratch, tile, &windows);
         }
     }
 
-    /// Pools windows again for their terms, which are zero for those that do not hold.
-    fn find_terms(&self, scratch: &mut Scratch<T>, windows: &Windows) {
+    /// Whether all cells of a tile lie between the first and the last of these windows, and are given gradients.
+    fn covers(
+        &self,
+        tile: &Tile,
+        depth: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> bool {
+        let [of_depth, height, width] = &self.pooling.geometry.axes;
+        let covers = |axis: &Axis, windows: &Range<usize>, cells: &Range<usize>| {
+            let (first, last) = (axis.window(windows.start), axis.window(windows.end - 1));
+            first.start <= cells.start && last.end >= cells.end
+        };
+        // Windows in registers leave out the rows between them.
+        let gaps = height.stride > height.kernel;
+        !(self.pooling.traits.places || gaps)
+            && covers(of_depth, &(depth..depth + 1), &tile.area.depths)
+            && covers(height, rows, &tile.area.rows)
+            && covers(width, columns, &tile.area.columns)
+    }
+
+    /// Whether the gradients of all cells of these windows, and of no others, are made in registers.
+    fn is_direct(&self, tile: &Tile, windows: &Windows) -> bool {
+        let area = windows.area(self.pooling.geometry);
+        let inside = |a: &Range<usize>, b: &Range<usize>| a.start >= b.start && a.end <= b.end;
+        !self.pooling.traits.places
+            && windows.way() == Way::Direct
+            && self.pooling.geometry.axes[0].disjoint()
+            && inside(&area.depths, &tile.area.depths)
+            && inside(&area.rows, &tile.area.rows)
+            && inside(&area.columns, &tile.area.columns)
+    }
+
+    /// Windows in registers, from sums to the gradients of their cells.
+    fn find_directly(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
         let Scratch {
-            sums,
+            gathered,
+            values,
+            terms,
+            gradients: [of_x, of_z],
+            kept,
+            ..
+        } = scratch;
+        let area = windows.area(self.pooling.geometry);
+        for (i, plane) in windows.planes.clone().enumerate() {
+            let patches = self.pooling.patches(plane..plane + 1, 1, &area, gathered);
+            let first = windows.start(plane, windows.rows.windows.start);
+            let to = tile.place(i, area.first()).unwrap_or_default();
+            self.pooling.kernels.direct_gradients(DirectGradients {
+                of: self.pooling.direct(windows, patches),
+                grads: &terms[0][first..],
+                values: &mut values[first..],
+                steps: tile.steps(),
+                to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
+                kept,
+            });
+        }
+    }
+
+    /// The gradients of outputs, in `scratch.terms[0]`: zero between lines.
+    fn copy_grads(&self, scratch: &mut Scratch<T>, windows: &Windows) {
+        let Scratch {
             of_grad,
             values,
             terms,
             ..
         } = scratch;
         let places = windows.places();
-        values.grow(places);
+        // Vectors may begin at the last window.
+        values.grow(places + MOST_LANES);
         for terms in terms.iter_mut() {
-            // Vectors may begin at the last window.
             terms.grow(places + MOST_LANES);
         }
         let grads = &mut terms[0][..places];
@@ -149,71 +237,77 @@ impl<T: Element> Backward<'_, T> {
         for plane in windows.planes.clone() {
             let patch = self.grad.patch(self.pooling.arch, plane, &area, of_grad);
             for (i, row) in area.rows.clone().enumerate() {
-                grads[windows.line(plane, row)]
-                    .copy_from_slice(&patch.from(0, i, 0)[..area.columns.len()]);
+                let cells = &patch.from(0, i, 0)[..area.columns.len()];
+                let start = windows.start(plane, row);
+                if windows.across.unit == 1 {
+                    grads[start..start + cells.len()].copy_from_slice(cells);
+                    continue;
+                }
+                for (place, &g) in windows.line(plane, row).zip(cells) {
+                    grads[place] = g;
+                }
             }
         }
-        self.pooling.sum(windows, sums);
-        let ([a, b], [first, second]) = (&sums.windows, terms);
-        self.pooling.kernels.terms(Terms {
-            sums: [&a[..places], &b[..places]],
-            values: &mut values[..places],
-            terms: [&mut first[..places], &mut second[..places]],
-        });
     }
 
-    /// Gradients of cells that add up what their windows give.
-    fn spread(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
+    /// Pools windows again for their terms, which are zero for those that do not hold.
+    fn find_terms(&self, scratch: &mut Scratch<T>, windows: &Windows) {
+        let Scratch {
+            sums,
+            values,
+            terms,
+            ..
+        } = scratch;
+        let places = windows.places();
+        let sums = self.pooling.sum(windows, self.pooling.traits.shifted, sums);
+        let [first, second] = terms;
+        let to = Terms {
+            values: &mut values[..places],
+            terms: [&mut first[..places], &mut second[..places]],
+        };
+        self.pooling.kernels.terms(sums, to);
+    }
+
+    /// Gradients of cells that add up what their windows give: added to what is there, or in its place.
+    fn spread(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows, add: bool) {
         let Scratch {
             sums,
             gathered,
             terms,
             spreading,
-            gradients,
+            gradients: [of_x, of_z],
             ..
         } = scratch;
         let Windows { rows, across, .. } = windows;
         let pooling = &self.pooling;
-        let of_terms = pooling.traits.terms;
         let area = windows.area(pooling.geometry);
-        let depths = overlap(&area.depths, &tile.area.depths);
-        let columns = overlap(&across.cells, &tile.area.columns);
+        let cells = Area {
+            depths: overlap(&area.depths, &tile.area.depths),
+            rows: overlap(&area.rows, &tile.area.rows),
+            columns: overlap(&area.columns, &tile.area.columns),
+        };
         let of_plane = rows.windows.len() * across.lanes();
-        let first = across.before + columns.start - across.cells.start;
-        for (i, plane) in windows.planes.clone().enumerate() {
-            let [x, z] = pooling.patches(plane, &area, gathered);
-            let spreads = [0, 1].map(|t| Spread {
-                rows,
-                across,
-                terms: &terms[t][i * of_plane..],
+        let kept = windows.kept(&area);
+        for i in 0..windows.groups() {
+            let [x, z] = pooling.patches(windows.group(i), tile.unit, &area, gathered);
+            let to = tile.place(i * tile.unit, cells.first()).unwrap_or_default();
+            pooling.kernels.gradients(Gradients {
+                spreads: [0, 1].map(|t| Spread {
+                    rows,
+                    across,
+                    terms: &terms[t][i * of_plane..],
+                }),
+                spreading,
+                area: &area,
+                cells: &cells,
+                x,
+                z,
+                shifts: &sums.shifts[i],
+                kept: sums.kept.get(i * kept..).unwrap_or_default(),
+                add,
+                steps: tile.steps(),
+                to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
             });
-            for (spread, spreading) in spreads.iter().zip(spreading.iter_mut()).take(of_terms) {
-                spread.begin(spreading);
-            }
-            for row in overlap(&area.rows, &tile.area.rows) {
-                for (spread, spreading) in spreads.iter().zip(spreading.iter_mut()).take(of_terms) {
-                    pooling.kernels.spread(spread, row, spreading);
-                }
-                for depth in depths.clone() {
-                    let (d, h, w) = (
-                        depth - area.depths.start,
-                        row - area.rows.start,
-                        columns.start - area.columns.start,
-                    );
-                    let to = tile
-                        .place(i, [depth, row, columns.start])
-                        .unwrap_or_default();
-                    let [of_x, of_z] = &mut *gradients;
-                    pooling.kernels.gradient(Gradients {
-                        count: columns.len(),
-                        x: x.from(d, h, w),
-                        z: z.from(d, h, w),
-                        shift: sums.shifts[i],
-                        terms: [0, 1].map(|t| spreading[t].cells.get(first..).unwrap_or_default()),
-                        to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
-                    });
-                }
-            }
         }
     }
 
@@ -229,14 +323,14 @@ impl<T: Element> Backward<'_, T> {
         for (i, plane) in windows.planes.clone().enumerate() {
             for row in windows.rows.windows.clone() {
                 let line = windows.line(plane, row);
-                for (place, g) in values[line.clone()].iter().zip(&terms[0][line]) {
-                    let place = place.to_f64();
+                for at in line {
+                    let place = values[at].to_f64();
                     if place.is_nan() {
                         continue;
                     }
                     let cell = area.cell(place as usize);
                     if let Some(to) = tile.place(i, cell) {
-                        gradients[0][to] = gradients[0][to].add(*g);
+                        gradients[0][to] = gradients[0][to].add(terms[0][at]);
                     }
                 }
             }
@@ -245,12 +339,12 @@ impl<T: Element> Backward<'_, T> {
 
     /// What windows that do not hold give their cells.
     fn add_alone(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
+        if numbers(&scratch.values[..windows.lines() * windows.across.lanes()]) {
+            return;
+        }
         for plane in windows.planes.clone() {
             for row in windows.rows.windows.clone() {
                 let line = windows.line(plane, row);
-                if numbers(&scratch.values[line.clone()]) {
-                    continue;
-                }
                 for (place, o) in line.zip(windows.across.windows.clone()) {
                     if scratch.values[place].to_f64().is_nan() {
                         self.add_window(scratch, tile, plane, [windows.depth, row, o]);
@@ -286,7 +380,7 @@ impl<T: Element> Backward<'_, T> {
     /// Rounds the gradients of a tile to their place in the output of its band.
     fn narrow(
         &self,
-        scratch: &Scratch<T>,
+        scratch: &mut Scratch<T>,
         tile: &Tile,
         band: &Band,
         output: &mut [&mut [MaybeUninit<T>]; 2],
@@ -296,20 +390,45 @@ impl<T: Element> Backward<'_, T> {
             rows,
             columns,
         } = &tile.area;
-        for (output, gradients) in output.iter_mut().zip(&scratch.gradients) {
+        let Scratch {
+            gradients, apart, ..
+        } = scratch;
+        let (count, pitch) = (depths.len() * rows.len(), tile.pitch() / tile.unit);
+        // Rows without a gap between them are one.
+        let (pieces, len) = match pitch == columns.len() {
+            true => (1, rows.len() * pitch),
+            false => (rows.len(), columns.len()),
+        };
+        for (output, gradients) in output.iter_mut().zip(gradients) {
             if output.is_empty() {
                 continue;
             }
             for plane in 0..tile.planes.len() {
+                let (group, lane) = (plane / tile.unit, plane % tile.unit);
+                let mut lines = &gradients[tile.row(group * tile.unit, 0, 0)..];
+                if tile.unit > 1 {
+                    if lane == 0 {
+                        // Planes abreast, one after the other.
+                        apart.grow(count * pitch * tile.unit);
+                        self.pooling.arch.run(Turn {
+                            cells: lines,
+                            step: tile.unit,
+                            rows: count * pitch,
+                            columns: tile.unit,
+                            to: apart,
+                            pitch: count * pitch,
+                        });
+                    }
+                    lines = &apart[lane * count * pitch..];
+                }
                 for depth in 0..depths.len() {
-                    for (i, row) in rows.clone().enumerate() {
-                        let from = tile.row(plane, depth, i);
-                        let line = (plane * depths.len() + depth) * band.rows.len() + row
-                            - band.rows.start;
-                        let to = line * columns.len();
+                    let first = (plane * depths.len() + depth) * band.rows.len();
+                    for i in 0..pieces {
+                        let from = (depth * rows.len() + i) * pitch;
+                        let to = (first + rows.start - band.rows.start + i) * columns.len();
                         self.pooling.arch.run(Narrow {
-                            values: &gradients[from..from + columns.len()],
-                            cells: &mut output[to..to + columns.len()],
+                            values: &lines[from..from + len],
+                            cells: &mut output[to..to + len],
                         });
                     }
                 }

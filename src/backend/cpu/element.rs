@@ -1,5 +1,7 @@
 //! The dtypes that can be pooled, and those that they are computed in.
 
+use super::kernels::Compile;
+use super::plan::ABREAST;
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use candle_core::WithDType;
 use half::{bf16, f16};
@@ -8,7 +10,7 @@ use std::mem::MaybeUninit;
 /// A floating-point dtype: f16, bf16, f32 or f64.
 pub trait Element: WithDType + Default {
     /// The dtype of the arithmetic.
-    type Compute: Real;
+    type Compute: Compile;
 
     /// The largest finite value.
     const MAX: f64;
@@ -152,5 +154,27 @@ impl<T: Element> Kernel for Narrow<'_, T> {
     #[inline(always)]
     fn run<I: InstructionSet>(self) {
         T::narrow::<<T::Compute as Real>::Vector<I>>(self.values, self.cells);
+    }
+}
+
+/// [`ABREAST`] cells at every step, widened side by side.
+pub struct WidenAbreast<'a, T: Element> {
+    pub cells: &'a [T],
+    pub step: usize,
+    pub to: &'a mut [T::Compute],
+}
+
+impl<T: Element> Kernel for WidenAbreast<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: InstructionSet>(self) {
+        type V<T, I> = <<T as Element>::Compute as Real>::Vector<I>;
+        for (i, to) in self.to.chunks_exact_mut(ABREAST).enumerate() {
+            let cells = &self.cells[i * self.step..i * self.step + ABREAST];
+            for at in (0..ABREAST).step_by(V::<T, I>::LANES) {
+                T::load::<V<T, I>>(&cells[at..]).store(&mut to[at..]);
+            }
+        }
     }
 }

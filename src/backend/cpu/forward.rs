@@ -1,17 +1,20 @@
 //! Outputs, band by band: down the columns, along the rows, and those windows that do not hold one by one.
 
 use super::aligned::Aligned;
-use super::columns::{Columns, Gather, Pieces, Row};
+use super::columns::{kept_pitch, Columns, Pieces, Shifts};
+use super::direct::Direct;
 use super::element::{Element, Narrow};
-use super::kernels::{Finish, Kernels, Traits};
-use super::plan::{is_ranged, Span};
-use super::rows::{slack, Groups, Rows};
+use super::kernels::{self, Finish, Kernels, Traits};
+use super::plan::{is_ranged, Plan, Span, Way, ABREAST};
+use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
+use super::turn::Turn;
 use super::vector::{Arch, Real, MOST_LANES};
 use super::view::{Area, Gathered, Patch, View};
 use super::window::{padded_len, Alone};
-use crate::geometry::Geometry;
+use crate::geometry::{Axis, Geometry};
+use std::iter::StepBy;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -24,6 +27,10 @@ pub struct Pooling<'a, T: Element> {
     /// Logits; `x` again for rules without.
     pub z: View<'a, T>,
     pub geometry: &'a Geometry,
+    /// Bands: of the output forward, of the input backward.
+    pub plan: Plan,
+    /// Planes that are pooled abreast, or 1.
+    pub unit: usize,
 }
 
 /// The sums of a band's windows, and the space to make them in; reused from band to band.
@@ -31,15 +38,16 @@ pub struct Pooling<'a, T: Element> {
 pub struct Sums<T: Element> {
     gathered: [Gathered<T>; 2],
     pieces: Pieces,
-    rows: Vec<Row>,
-    /// Sums of columns: a line for each piece, and one for each row of windows.
-    of_pieces: [Aligned<T::Compute>; 2],
+    /// Sums of columns: a line for each piece that windows share, and one for each row of windows.
+    shared: [Aligned<T::Compute>; 2],
     lines: [Aligned<T::Compute>; 2],
+    /// The first sums of single cells, plane after plane: see [`Columns::kept`].
+    pub kept: Aligned<T::Compute>,
     groups: Groups<T::Compute>,
     /// Sums of windows, line after line; whole vectors.
-    pub windows: [Aligned<T::Compute>; 2],
-    /// The largest logits, a plane each.
-    pub shifts: Vec<T::Compute>,
+    windows: [Aligned<T::Compute>; 2],
+    /// The largest logits, a group each.
+    pub shifts: Vec<Shifts<T::Compute>>,
 }
 
 /// Windows that are pooled together: of one depth, in some rows and columns of some planes.
@@ -51,9 +59,20 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Rows of windows of all planes.
+    /// Rows of windows of all planes; those of planes abreast are one.
     pub fn lines(&self) -> usize {
-        self.planes.len() * self.rows.windows.len()
+        self.groups() * self.rows.windows.len()
+    }
+
+    /// Planes, or groups of planes that lie abreast.
+    pub fn groups(&self) -> usize {
+        self.planes.len().div_ceil(self.across.unit)
+    }
+
+    /// The planes of a group.
+    pub fn group(&self, group: usize) -> Range<usize> {
+        let start = self.planes.start + group * self.across.unit;
+        start..self.planes.end.min(start + self.across.unit)
     }
 
     /// Places for windows, those between lines included; whole vectors.
@@ -61,11 +80,29 @@ impl Windows {
         (self.lines() * self.across.lanes()).next_multiple_of(MOST_LANES)
     }
 
-    /// The places of the windows of a row.
-    pub fn line(&self, plane: usize, row: usize) -> Range<usize> {
-        let line = (plane - self.planes.start) * self.rows.windows.len();
-        let start = (line + row - self.rows.windows.start) * self.across.lanes();
-        start..start + self.across.windows.len()
+    /// The place of the first window of a row.
+    pub fn start(&self, plane: usize, row: usize) -> usize {
+        let unit = self.across.unit;
+        let plane = plane - self.planes.start;
+        let line = plane / unit * self.rows.windows.len() + row - self.rows.windows.start;
+        line * self.across.lanes() + plane % unit
+    }
+
+    /// The places of the windows of a row, window by window.
+    pub fn line(&self, plane: usize, row: usize) -> StepBy<Range<usize>> {
+        let (start, unit) = (self.start(plane, row), self.across.unit);
+        (start..start + self.across.windows.len() * unit).step_by(unit)
+    }
+
+    /// Room for the sums of the single cells of a group.
+    pub fn kept(&self, area: &Area) -> usize {
+        let columns = area.columns.len() * self.across.unit;
+        area.depths.len() * area.rows.len() * kept_pitch(columns)
+    }
+
+    /// How they are summed.
+    pub fn way(&self) -> Way {
+        Way::of(&self.rows, &self.across)
     }
 
     pub fn area(&self, geometry: &Geometry) -> Area {
@@ -86,22 +123,46 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// The cells of a plane that windows read, and their logits.
+    /// The cells of a plane, or of planes abreast, that windows read, and their logits.
     pub fn patches<'b>(
         &self,
-        plane: usize,
+        planes: Range<usize>,
+        unit: usize,
         area: &Area,
         gathered: &'b mut [Gathered<T>; 2],
     ) -> [Patch<'b, T::Compute>; 2]
     where
         'a: 'b,
     {
+        let patch = |view: &View<'a, T>, gathered: &'b mut Gathered<T>| match unit {
+            1 => view.patch(self.arch, planes.start, area, gathered),
+            _ => view.patch_abreast(self.arch, planes.clone(), area, gathered),
+        };
         let [of_x, of_z] = gathered;
-        let x = self.x.patch(self.arch, plane, area, of_x);
+        let x = patch(&self.x, of_x);
         match self.traits.logits {
-            true => [x, self.z.patch(self.arch, plane, area, of_z)],
+            true => [x, patch(&self.z, of_z)],
             false => [x, x],
         }
+    }
+
+    /// The shifts of the planes of a patch.
+    fn shifts(&self, patches: &[Patch<'_, T::Compute>; 2], unit: usize) -> Shifts<T::Compute> {
+        if unit == 1 || !self.traits.shifted {
+            return Shifts([self.shift(patches); 2 * ABREAST]);
+        }
+        let of = &patches[if self.traits.logits { 1 } else { 0 }];
+        let cells = &of.cells[..of.sizes.iter().product()];
+        let mut largest = self.kernels.largest_logits(cells);
+        for (lane, shift) in largest.iter_mut().enumerate() {
+            if !shift.to_f64().is_finite() {
+                *shift = self.largest_finite(cells[lane..].iter().step_by(ABREAST));
+            }
+        }
+        let mut twice = [T::Compute::default(); 2 * ABREAST];
+        twice[..ABREAST].copy_from_slice(&largest);
+        twice[ABREAST..].copy_from_slice(&largest);
+        Shifts(twice)
     }
 
     /// The largest finite logit of a patch, or 0.
@@ -110,20 +171,17 @@ impl<'a, T: Element> Pooling<'a, T> {
             return T::Compute::default();
         }
         let of = if self.traits.logits { z } else { x };
-        let largest = |cells, largest| self.kernels.largest_logit(cells, largest);
-        let shift = of
-            .runs()
-            .fold(T::Compute::NEG_INFINITY, |shift, run| largest(run, shift));
+        let shift = self.kernels.largest_logit(of);
         if shift.to_f64().is_finite() {
             return shift;
         }
-        let single = |&cell: &T::Compute| {
-            self.kernels
-                .largest_logit(&[cell], T::Compute::NEG_INFINITY)
-        };
-        let finite = of
-            .runs()
-            .flatten()
+        self.largest_finite(of.all())
+    }
+
+    /// The largest finite logit of some cells, or 0.
+    fn largest_finite<'c>(&self, cells: impl Iterator<Item = &'c T::Compute>) -> T::Compute {
+        let single = |cell| self.kernels.largest_logit(&Patch::single(cell));
+        let finite = cells
             .map(single)
             .map(Real::to_f64)
             .filter(|z| z.is_finite());
@@ -133,74 +191,86 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// The sums of these windows, in `sums.windows`.
-    pub fn sum(&self, windows: &Windows, sums: &mut Sums<T>) {
-        let Windows { rows, across, .. } = windows;
-        sums.pieces.cut(rows);
-        let direct = sums.pieces.are_windows();
-        let of_plane = rows.windows.len() * across.pitch;
-        let cells = windows.planes.len() * of_plane + slack(across);
-        for lines in &mut sums.lines {
-            lines.grow(cells);
-        }
-        let of_pieces = sums.pieces.rows.len() * across.pitch + MOST_LANES;
-        if !direct {
-            for lines in &mut sums.of_pieces {
-                lines.grow(of_pieces);
-            }
-        }
-        let area = windows.area(self.geometry);
-        sums.shifts.clear();
-        for (i, plane) in windows.planes.clone().enumerate() {
-            let patches = self.patches(plane, &area, &mut sums.gathered);
-            let [x, z] = patches;
-            let shift = self.shift(&patches);
-            sums.shifts.push(shift);
-            let [a, b] = &mut sums.lines;
-            let [c, d] = &mut sums.of_pieces;
-            let mut lines = [&mut a[i * of_plane..cells], &mut b[i * of_plane..cells]];
-            {
-                let [a, b] = &mut lines;
-                let to = match direct {
-                    true => [&mut **a, &mut **b],
-                    false => [&mut c[..of_pieces], &mut d[..of_pieces]],
-                };
-                self.kernels.columns(Columns {
-                    x,
-                    z,
-                    shift,
-                    pieces: &sums.pieces.rows,
-                    pitch: across.pitch,
-                    before: across.before,
-                    lines: to,
-                    rows: &mut sums.rows,
-                });
-            }
-            if !direct {
-                let [a, b] = &mut lines;
-                self.kernels.gather(Gather {
-                    pieces: [&c[..of_pieces], &d[..of_pieces]],
-                    of: &sums.pieces,
-                    pitch: across.pitch,
-                    lines: [a, b],
-                });
-            }
-            self.pad(windows, &mut lines);
-        }
-        for to in &mut sums.windows {
-            to.grow(windows.places());
-        }
-        let ([a, b], [to_a, to_b]) = (&sums.lines, &mut sums.windows);
-        self.kernels.rows(Rows {
+    /// The sums of these windows; of their cells, too, if they are to be kept.
+    pub fn sum<'b>(
+        &self,
+        windows: &'b Windows,
+        keep: bool,
+        sums: &'b mut Sums<T>,
+    ) -> kernels::Sums<'b, T::Compute> {
+        let cells = self.sum_columns(windows, keep, sums);
+        let across = &windows.across;
+        let Sums {
+            lines: [a, b],
+            groups,
+            windows: [to_a, to_b],
+            ..
+        } = sums;
+        let rows = Rows {
             across,
             lines: windows.lines(),
             sums: [&a[..cells], &b[..cells]],
-            groups: &mut sums.groups,
+            groups,
+        };
+        if windows.way() == Way::Rows {
+            return kernels::Sums::Rows(rows);
+        }
+        let places = windows.places();
+        to_a.grow(places);
+        to_b.grow(places);
+        self.kernels.apart(Apart {
+            rows,
             to: [to_a, to_b],
         });
         if self.traits.counts_padding && is_ranged(&across.axis) {
-            self.count_ranged(windows, &mut sums.windows[0]);
+            self.count_ranged(windows, to_a);
         }
+        kernels::Sums::Windows([&to_a[..places], &to_b[..places]])
+    }
+
+    /// The sums of columns, in `sums.lines`: as many as are returned.
+    fn sum_columns(&self, windows: &Windows, keep: bool, sums: &mut Sums<T>) -> usize {
+        let Windows { rows, across, .. } = windows;
+        sums.pieces.cut(rows);
+        let of_plane = rows.windows.len() * across.pitch;
+        let cells = windows.groups() * of_plane + slack(across);
+        for lines in &mut sums.lines {
+            lines.grow(cells);
+        }
+        for lines in &mut sums.shared {
+            let of_piece = kept_pitch(across.cells.len() * across.unit);
+            lines.grow(sums.pieces.rows.len() * of_piece);
+        }
+        let area = windows.area(self.geometry);
+        let kept = windows.kept(&area);
+        if keep {
+            sums.kept.grow(windows.groups() * kept + MOST_LANES);
+        }
+        sums.shifts.clear();
+        for i in 0..windows.groups() {
+            let patches = self.patches(windows.group(i), across.unit, &area, &mut sums.gathered);
+            let [x, z] = patches;
+            let shifts = self.shifts(&patches, across.unit);
+            sums.shifts.push(shifts);
+            let [a, b] = &mut sums.lines;
+            let mut lines = [&mut a[i * of_plane..cells], &mut b[i * of_plane..cells]];
+            let [to_a, to_b] = &mut lines;
+            let [shared_a, shared_b] = &mut sums.shared;
+            self.kernels.columns(Columns {
+                x,
+                z,
+                shifts: &shifts,
+                pieces: &sums.pieces,
+                unit: across.unit,
+                pitch: across.pitch,
+                before: across.before,
+                lines: [to_a, to_b],
+                shared: [shared_a, shared_b],
+                kept: keep.then(|| &mut sums.kept[i * kept..]),
+            });
+            self.pad(windows, &mut lines);
+        }
+        cells
     }
 
     /// Counts the padded columns of windows whose padding is no part of a line.
@@ -216,7 +286,8 @@ impl<'a, T: Element> Pooling<'a, T> {
             for row in rows.windows.clone() {
                 let of_rows = padded_len(&rows.axis, row) as f64 * of_depths;
                 let line = windows.line(plane, row);
-                for (count, o) in counts[line].iter_mut().zip(across.windows.clone()) {
+                for (place, o) in line.zip(across.windows.clone()) {
+                    let count = &mut counts[place];
                     let missing = padded_len(&across.axis, o) - across.axis.window(o).len();
                     *count = count.add(T::Compute::from_f64(missing as f64 * of_rows));
                 }
@@ -232,7 +303,7 @@ impl<'a, T: Element> Pooling<'a, T> {
             depth,
             ..
         } = windows;
-        let right = across.before + across.cells.len();
+        let right = across.before + across.cells.len() * across.unit;
         let counts = self.traits.counts_padding;
         if across.before == 0 && right == across.pitch && !counts {
             return;
@@ -240,7 +311,8 @@ impl<'a, T: Element> Pooling<'a, T> {
         let identity = self.traits.identity.map(T::Compute::from_f64);
         // What hangs over the padding is not counted.
         let axis = &across.axis;
-        let counted = (right + axis.input + axis.padding - across.cells.end).min(across.pitch);
+        let padding = (axis.input + axis.padding - across.cells.end).saturating_mul(across.unit);
+        let counted = right.saturating_add(padding).min(across.pitch);
         let padded_depths = padded_len(&self.geometry.axes[0], *depth) as f64;
         let depths = self.geometry.axes[0].window(*depth).len();
         for (line, o) in rows.windows.clone().enumerate() {
@@ -272,6 +344,8 @@ pub struct Scratch<T: Element> {
     sums: Sums<T>,
     /// The outputs of a band's windows, NaN for those that do not hold.
     values: Aligned<T::Compute>,
+    /// Those of planes abreast, plane after plane.
+    apart: Aligned<T::Compute>,
     window: Window,
 }
 
@@ -287,72 +361,150 @@ impl<T: Element> Pooling<'_, T> {
         for band in bands {
             let (mine, rest) = output.split_at_mut(band.cells());
             output = rest;
-            let of_depth = band.cells() / band.depths.len();
-            for (depth, output) in band.depths.clone().zip(mine.chunks_exact_mut(of_depth)) {
-                let windows = Windows {
-                    planes: band.planes.clone(),
-                    depth,
-                    rows: Span::new(height, band.rows.clone()),
-                    across: Span::new(width, band.columns.clone()),
-                };
-                self.pool(&windows, scratch, output);
+            for depth in band.depths.clone() {
+                for start in band.rows.clone().step_by(self.plan.rows) {
+                    let rows = start..band.rows.end.min(start + self.plan.rows);
+                    let windows = Windows {
+                        planes: band.planes.clone(),
+                        depth,
+                        rows: Span::new(height, rows),
+                        across: Span::new(width, band.columns.clone()).times(self.unit),
+                    };
+                    self.pool(&windows, scratch, band, mine);
+                }
             }
         }
     }
 
-    /// The outputs of these windows.
-    fn pool(&self, windows: &Windows, scratch: &mut Scratch<T>, output: &mut [MaybeUninit<T>]) {
+    /// The outputs of these windows, in their places among those of the band.
+    fn pool(
+        &self,
+        windows: &Windows,
+        scratch: &mut Scratch<T>,
+        band: &Band,
+        output: &mut [MaybeUninit<T>],
+    ) {
         let Scratch {
             sums,
             values,
+            apart,
             window,
         } = scratch;
-        self.sum(windows, sums);
         let places = windows.places();
-        values.grow(places);
-        let [a, b] = &sums.windows;
-        let values = &mut values[..places];
-        let all_hold = self.kernels.finish(Finish {
-            sums: [&a[..places], &b[..places]],
-            values,
-        });
+        // Vectors may begin at the last window.
+        values.grow(places + MOST_LANES);
+        let all_hold = match windows.way() {
+            Way::Direct => self.pool_directly(windows, &mut sums.gathered, values),
+            _ => {
+                let values = &mut values[..places];
+                let sums = self.sum(windows, false, sums);
+                self.kernels.finish(sums, Finish { values })
+            }
+        };
+        let values = &values[..places];
         let columns = windows.across.windows.len();
-        if columns == windows.across.lanes() {
-            let values = &values[..output.len()];
-            self.arch.run(Narrow {
-                values,
-                cells: output,
-            });
-            if all_hold {
-                return;
-            }
-        }
-        let rows = windows
-            .planes
-            .clone()
-            .flat_map(|p| windows.rows.windows.clone().map(move |h| (p, h)));
-        for ((plane, row), output) in rows.zip(output.chunks_exact_mut(columns)) {
-            let values = &values[windows.line(plane, row)];
-            if columns != windows.across.lanes() {
-                self.arch.run(Narrow {
-                    values,
-                    cells: output,
+        let (rows, of_band) = (windows.rows.windows.clone(), band.rows.len());
+        for group in 0..windows.groups() {
+            let planes = windows.group(group);
+            let start = windows.start(planes.start, rows.start);
+            let (mut pitch, mut lines) = (windows.across.lanes(), &values[start..]);
+            let unit = windows.across.unit;
+            if unit > 1 {
+                // Planes abreast, one after the other.
+                pitch /= unit;
+                let count = rows.len() * pitch;
+                apart.grow(count * unit);
+                self.arch.run(Turn {
+                    cells: lines,
+                    step: unit,
+                    rows: count,
+                    columns: unit,
+                    to: apart,
+                    pitch: count,
                 });
+                lines = apart;
             }
-            if all_hold || numbers(values) {
-                continue;
-            }
-            for ((value, o), output) in values
-                .iter()
-                .zip(windows.across.windows.clone())
-                .zip(output)
-            {
-                if value.to_f64().is_nan() {
-                    self.alone().read(plane, [windows.depth, row, o], window);
-                    let y = self.kernels.replace(self.kernels.define(window), T::MAX);
-                    output.write(T::round(y));
+            for plane in planes.clone() {
+                let lines = &lines[(plane - planes.start) * rows.len() * pitch..];
+                let i = plane - windows.planes.start;
+                let first = (i * band.depths.len() + windows.depth - band.depths.start) * of_band;
+                let first = (first + rows.start - band.rows.start) * columns;
+                let cells = &mut output[first..first + rows.len() * columns];
+                if pitch == columns {
+                    let values = &lines[..cells.len()];
+                    self.arch.run(Narrow { values, cells });
+                    if all_hold {
+                        continue;
+                    }
+                }
+                for (i, cells) in cells.chunks_exact_mut(columns).enumerate() {
+                    let values = &lines[i * pitch..i * pitch + columns];
+                    if pitch != columns {
+                        let cells = &mut *cells;
+                        self.arch.run(Narrow { values, cells });
+                    }
+                    if all_hold || numbers(values) {
+                        continue;
+                    }
+                    let at = [plane, windows.depth, rows.start + i];
+                    self.pool_alone(at, windows.across.windows.clone(), values, window, cells);
                 }
             }
+        }
+    }
+
+    /// The outputs of those windows of a row, by plane, depth and row, whose values are NaN.
+    #[cold]
+    fn pool_alone(
+        &self,
+        [plane, depth, row]: [usize; 3],
+        columns: Range<usize>,
+        values: &[T::Compute],
+        window: &mut Window,
+        cells: &mut [MaybeUninit<T>],
+    ) {
+        for ((value, o), cell) in values.iter().zip(columns).zip(cells) {
+            if value.to_f64().is_nan() {
+                self.alone().read(plane, [depth, row, o], window);
+                let y = self.kernels.replace(self.kernels.define(window), T::MAX);
+                cell.write(T::round(y));
+            }
+        }
+    }
+
+    /// The outputs of windows in registers, NaN for those that do not hold; returns whether all do.
+    fn pool_directly(
+        &self,
+        windows: &Windows,
+        gathered: &mut [Gathered<T>; 2],
+        values: &mut [T::Compute],
+    ) -> bool {
+        let area = windows.area(self.geometry);
+        let mut all_hold = true;
+        for plane in windows.planes.clone() {
+            let patches = self.patches(plane..plane + 1, 1, &area, gathered);
+            let values = &mut values[windows.start(plane, windows.rows.windows.start)..];
+            all_hold &= self
+                .kernels
+                .direct(self.direct(windows, patches), Finish { values });
+        }
+        all_hold
+    }
+
+    /// The windows of a plane, in registers.
+    pub fn direct<'b>(
+        &self,
+        windows: &Windows,
+        patches: [Patch<'b, T::Compute>; 2],
+    ) -> Direct<'b, T::Compute> {
+        let Axis { kernel, stride, .. } = windows.rows.axis;
+        Direct {
+            shift: self.shift(&patches),
+            x: patches[0],
+            z: patches[1],
+            windows: [windows.rows.windows.len(), windows.across.windows.len()],
+            kernel,
+            stride,
         }
     }
 
@@ -381,20 +533,18 @@ impl<T: Element> Pooling<'_, T> {
                     sums,
                     values,
                     window,
+                    ..
                 } = &mut *scratch;
-                self.sum(&windows, sums);
                 let places = windows.places();
                 values.grow(places);
-                let [a, b] = &sums.windows;
-                let sums = [&a[..places], &b[..places]];
-                self.kernels.finish(Finish {
-                    sums,
-                    values: &mut values[..places],
-                });
+                let sums = self.sum(&windows, false, sums);
+                let values = &mut values[..places];
+                self.kernels.finish(sums, Finish { values });
                 let area = windows.area(self.geometry);
                 for row in band.rows.clone() {
                     let line = windows.line(plane, row);
-                    for (value, o) in values[line].iter().zip(band.columns.clone()) {
+                    for (place, o) in line.zip(band.columns.clone()) {
+                        let value = values[place];
                         let at = if value.to_f64().is_nan() {
                             self.alone().read(plane, [depth, row, o], window);
                             let chosen = self.kernels.define(window) as usize;

@@ -1,27 +1,33 @@
 //! A rule compiled for an instruction set, behind one face: the engine's steps do not multiply by rules and sets.
 
-use super::columns::{Columns, Gather, GatherBy, Lift};
-use super::rows::{Rows, RowsBy};
-use super::rule::{Cell, Join, Rule, Window};
-use super::spread::{Spread, SpreadBy, Spreading};
+use super::columns::{Columns, Lift};
+use super::direct::{terms, Direct, DirectBy, DirectGradients, DirectGradientsBy};
+use super::plan::ABREAST;
+use super::rows::{Along, Apart, ApartBy, Ending, Rows};
+use super::rule::{Join, Rule, Window};
+use super::spread::{Gradients, GradientsBy};
 #[cfg(target_arch = "x86_64")]
 use super::vector::x86;
 use super::vector::{Arch, InstructionSet, Kernel, Portable, Real, Vector};
+use super::view::Patch;
 use std::marker::PhantomData;
 
 /// The steps of a rule, each compiled for an instruction set.
 pub trait Kernels<C>: Send + Sync {
     fn traits(&self) -> Traits;
-    /// The larger of this and the largest logit of some cells, NaN left out.
-    fn largest_logit(&self, cells: &[C], largest: C) -> C;
+    /// The largest logit of a patch, NaN left out.
+    fn largest_logit(&self, patch: &Patch<'_, C>) -> C;
+    /// Those of planes abreast, NaN left out.
+    fn largest_logits(&self, cells: &[C]) -> [C; ABREAST];
     fn columns(&self, work: Columns<'_, C>);
-    fn gather(&self, work: Gather<'_, C>);
-    fn rows(&self, work: Rows<'_, C>);
+    fn apart(&self, work: Apart<'_, C>);
+    /// Windows in registers, to their ending: as [`Kernels::finish`].
+    fn direct(&self, work: Direct<'_, C>, to: Finish<'_, C>) -> bool;
+    fn direct_gradients(&self, work: DirectGradients<'_, C>);
     /// Whether all hold, those between lines included.
-    fn finish(&self, work: Finish<'_, C>) -> bool;
-    fn terms(&self, work: Terms<'_, C>);
-    fn spread(&self, work: &Spread<'_, C>, row: usize, spreading: &mut Spreading<C>);
-    fn gradient(&self, work: Gradients<'_, C>);
+    fn finish(&self, sums: Sums<'_, C>, to: Finish<'_, C>) -> bool;
+    fn terms(&self, sums: Sums<'_, C>, to: Terms<'_, C>);
+    fn gradients(&self, work: Gradients<'_, C>);
     /// [`Rule::define`]
     fn define(&self, window: &Window) -> f64;
     /// [`Rule::define_gradient`]
@@ -42,31 +48,24 @@ pub struct Traits {
     pub identity: [f64; 2],
 }
 
-/// Outputs from the sums of windows, NaN for those that do not hold; whole vectors.
+/// The sums of windows, or what they are made of; whole vectors.
+pub enum Sums<'a, C> {
+    Windows([&'a [C]; 2]),
+    /// For [`Way::Rows`](super::plan::Way::Rows).
+    Rows(Rows<'a, C>),
+}
+
+/// Room for outputs, NaN for those that do not hold; whole vectors.
 pub struct Finish<'a, C> {
-    pub sums: [&'a [C]; 2],
     pub values: &'a mut [C],
 }
 
-/// Terms from the sums of windows, zero for those that do not hold; whole vectors.
+/// Room for outputs and terms, the latter zero for those that do not hold; whole vectors.
 pub struct Terms<'a, C> {
-    pub sums: [&'a [C]; 2],
     /// As [`Finish::values`].
     pub values: &'a mut [C],
     /// The gradients of the outputs, in the first.
     pub terms: [&'a mut [C]; 2],
-}
-
-/// The gradients of a row of cells, added to what is there; vectors may reach behind the last of them.
-pub struct Gradients<'a, C> {
-    pub count: usize,
-    /// From the first of the cells on.
-    pub x: &'a [C],
-    pub z: &'a [C],
-    pub shift: C,
-    /// The sums of their windows' terms.
-    pub terms: [&'a [C]; 2],
-    pub to: [&'a mut [C]; 2],
 }
 
 /// `R` for `I`.
@@ -107,43 +106,54 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
         }
     }
 
-    fn largest_logit(&self, cells: &[C], largest: C) -> C {
-        self.call(Largest {
-            rule: self.rule,
-            cells,
-            largest,
-        })
+    fn largest_logit(&self, patch: &Patch<'_, C>) -> C {
+        let rule = self.rule;
+        self.call(Largest { rule, patch })
+    }
+
+    fn largest_logits(&self, cells: &[C]) -> [C; ABREAST] {
+        let rule = self.rule;
+        self.call(LargestAbreast { rule, cells })
     }
 
     fn columns(&self, work: Columns<'_, C>) {
         self.call(Lift(work, self.rule));
     }
 
-    fn gather(&self, work: Gather<'_, C>) {
-        self.call(GatherBy(work, R::Join::default()));
+    fn apart(&self, work: Apart<'_, C>) {
+        self.call(ApartBy(work, R::Join::default()));
     }
 
-    fn rows(&self, work: Rows<'_, C>) {
-        self.call(RowsBy(work, R::Join::default()));
+    fn direct(&self, work: Direct<'_, C>, to: Finish<'_, C>) -> bool {
+        let rule = self.rule;
+        let end = Finishing {
+            rule,
+            to,
+            all_hold: true,
+        };
+        self.call(DirectBy(work, rule, end)).all_hold
     }
 
-    fn finish(&self, work: Finish<'_, C>) -> bool {
-        self.call(FinishBy(work, self.rule))
+    fn direct_gradients(&self, work: DirectGradients<'_, C>) {
+        self.call(DirectGradientsBy(work, self.rule));
     }
 
-    fn terms(&self, work: Terms<'_, C>) {
-        self.call(TermsBy(work, self.rule));
+    fn finish(&self, sums: Sums<'_, C>, to: Finish<'_, C>) -> bool {
+        let rule = self.rule;
+        let end = Finishing {
+            rule,
+            to,
+            all_hold: true,
+        };
+        self.call(End::<C, R, _>(sums, end, PhantomData)).all_hold
     }
 
-    fn spread(&self, work: &Spread<'_, C>, row: usize, spreading: &mut Spreading<C>) {
-        self.call(SpreadBy {
-            work,
-            row,
-            spreading,
-        });
+    fn terms(&self, sums: Sums<'_, C>, to: Terms<'_, C>) {
+        let rule = self.rule;
+        self.call(End::<C, R, _>(sums, Terming { rule, to }, PhantomData));
     }
 
-    fn gradient(&self, work: Gradients<'_, C>) {
+    fn gradients(&self, work: Gradients<'_, C>) {
         self.call(GradientsBy(work, self.rule));
     }
 
@@ -160,16 +170,37 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
     }
 }
 
-/// A rule compiled for this set.
-pub fn compile<C: Real, R: Rule>(arch: Arch, rule: R) -> Box<dyn Kernels<C>> {
-    // SAFETY: a machine has the instruction sets that it has values of.
-    unsafe {
-        match arch {
-            Arch::Portable => Box::new(Compiled::<R, Portable>::new(rule)),
-            #[cfg(target_arch = "x86_64")]
-            Arch::Avx2 => Box::new(Compiled::<R, x86::Avx2>::new(rule)),
-            #[cfg(target_arch = "x86_64")]
-            Arch::Avx512 => Box::new(Compiled::<R, x86::Avx512>::new(rule)),
+/// A dtype of the arithmetic, with the instruction sets that rules are compiled for in it.
+pub trait Compile: Real {
+    /// A rule compiled for this set, or for the best below it.
+    fn compile<R: Rule>(arch: Arch, rule: R) -> Box<dyn Kernels<Self>>;
+}
+
+// SAFETY, below: a machine has the instruction sets that it has values of, and AVX-512 comes with AVX2.
+
+impl Compile for f32 {
+    fn compile<R: Rule>(arch: Arch, rule: R) -> Box<dyn Kernels<Self>> {
+        unsafe {
+            match arch {
+                Arch::Portable => Box::new(Compiled::<R, Portable>::new(rule)),
+                #[cfg(target_arch = "x86_64")]
+                Arch::Avx2 => Box::new(Compiled::<R, x86::Avx2>::new(rule)),
+                #[cfg(target_arch = "x86_64")]
+                Arch::Avx512 => Box::new(Compiled::<R, x86::Avx512>::new(rule)),
+            }
+        }
+    }
+}
+
+/// Without AVX-512, which would take more time to compile than it saves anyone.
+impl Compile for f64 {
+    fn compile<R: Rule>(arch: Arch, rule: R) -> Box<dyn Kernels<Self>> {
+        unsafe {
+            match arch {
+                Arch::Portable => Box::new(Compiled::<R, Portable>::new(rule)),
+                #[cfg(target_arch = "x86_64")]
+                Arch::Avx2 | Arch::Avx512 => Box::new(Compiled::<R, x86::Avx2>::new(rule)),
+            }
         }
     }
 }
@@ -177,8 +208,7 @@ pub fn compile<C: Real, R: Rule>(arch: Arch, rule: R) -> Box<dyn Kernels<C>> {
 /// [`Kernels::largest_logit`]
 struct Largest<'a, C, R> {
     rule: R,
-    cells: &'a [C],
-    largest: C,
+    patch: &'a Patch<'a, C>,
 }
 
 impl<C: Real, R: Rule> Kernel for Largest<'_, C, R> {
@@ -187,18 +217,31 @@ impl<C: Real, R: Rule> Kernel for Largest<'_, C, R> {
     #[inline(always)]
     fn run<I: InstructionSet>(self) -> C {
         let lanes = C::Vector::<I>::LANES;
-        let mut all = [C::Vector::<I>::splat(self.largest); 4];
-        let fours = self.cells.chunks_exact(4 * lanes);
-        let rest = fours.remainder();
-        for cells in fours {
-            for (i, largest) in all.iter_mut().enumerate() {
-                let z = C::Vector::<I>::load(&cells[i * lanes..]);
-                *largest = self.rule.logit(z, z).max(*largest);
+        let mut all = [C::Vector::<I>::splat(C::NEG_INFINITY); 4];
+        let [depths, ..] = self.patch.sizes;
+        let (pieces, len) = self.patch.runs();
+        for depth in 0..depths {
+            for row in 0..pieces {
+                let run = &self.patch.from(depth, row, 0)[..len];
+                let fours = run.chunks_exact(4 * lanes);
+                let rest = fours.remainder();
+                for cells in fours {
+                    for (i, largest) in all.iter_mut().enumerate() {
+                        let z = C::Vector::<I>::load(&cells[i * lanes..]);
+                        *largest = self.rule.logit(z, z).max(*largest);
+                    }
+                }
+                for cells in rest.chunks_exact(lanes) {
+                    let z = C::Vector::<I>::load(cells);
+                    all[0] = self.rule.logit(z, z).max(all[0]);
+                }
+                if !rest.len().is_multiple_of(lanes) {
+                    // The last vector reaches back, if there is one before.
+                    let last = &run[run.len().saturating_sub(lanes)..];
+                    let z = C::Vector::<I>::load_part(last);
+                    all[1] = self.rule.logit(z, z).max(all[1]);
+                }
             }
-        }
-        for cells in rest.chunks(lanes) {
-            let z = C::Vector::<I>::load_part(cells);
-            all[0] = self.rule.logit(z, z).max(all[0]);
         }
         let [a, b, c, d] = all;
         a.max(b)
@@ -207,119 +250,96 @@ impl<C: Real, R: Rule> Kernel for Largest<'_, C, R> {
     }
 }
 
-struct FinishBy<'a, C, R>(Finish<'a, C>, R);
+/// [`Kernels::largest_logits`]
+struct LargestAbreast<'a, C, R> {
+    rule: R,
+    cells: &'a [C],
+}
 
-impl<C: Real, R: Rule> Kernel for FinishBy<'_, C, R> {
-    type Output = bool;
+impl<C: Real, R: Rule> Kernel for LargestAbreast<'_, C, R> {
+    type Output = [C; ABREAST];
 
     #[inline(always)]
-    fn run<I: InstructionSet>(self) -> bool {
+    fn run<I: InstructionSet>(self) -> [C; ABREAST] {
         type V<C, I> = <C as Real>::Vector<I>;
-        let Self(
-            Finish {
-                sums: [a, b],
-                values,
-            },
-            rule,
-        ) = self;
-        let lanes = V::<C, I>::LANES;
-        let nan = V::<C, I>::splat(C::NAN);
-        let mut all = V::<C, I>::zero();
-        let sums = a.chunks_exact(lanes).zip(b.chunks_exact(lanes));
-        for (values, (a, b)) in values.chunks_exact_mut(lanes).zip(sums) {
-            let sums = [V::<C, I>::load(a), V::<C, I>::load(b)];
-            let y = rule.finish(sums);
-            let y = V::<C, I>::select(rule.holds(sums, y), y, nan);
-            all = y.mul_add(V::<C, I>::zero(), all);
-            y.store(values);
+        let mut largest = [C::NEG_INFINITY; ABREAST];
+        for at in (0..ABREAST).step_by(V::<C, I>::LANES) {
+            let mut of_lanes = V::<C, I>::splat(C::NEG_INFINITY);
+            for cells in self.cells.chunks_exact(ABREAST) {
+                let z = V::<C, I>::load(&cells[at..]);
+                of_lanes = self.rule.logit(z, z).max(of_lanes);
+            }
+            of_lanes.store(&mut largest[at..]);
         }
-        V::<C, I>::all(all.equal(all))
+        largest
     }
 }
 
-struct TermsBy<'a, C, R>(Terms<'a, C>, R);
+/// Brings sums to their ending.
+struct End<'a, C, R, E>(Sums<'a, C>, E, PhantomData<R>);
 
-impl<C: Real, R: Rule> Kernel for TermsBy<'_, C, R> {
-    type Output = ();
+impl<C: Real, R: Rule, E: Ending<C>> Kernel for End<'_, C, R, E> {
+    type Output = E;
 
     #[inline(always)]
-    fn run<I: InstructionSet>(self) {
-        type V<C, I> = <C as Real>::Vector<I>;
-        let Self(
-            Terms {
-                sums: [a, b],
-                values,
-                terms: [first, second],
-            },
-            rule,
-        ) = self;
-        let lanes = V::<C, I>::LANES;
-        let (zero, nan) = (V::<C, I>::zero(), V::<C, I>::splat(C::NAN));
-        let most = V::<C, I>::splat(C::MOST_TERM);
-        let sums = a.chunks_exact(lanes).zip(b.chunks_exact(lanes));
-        let terms = first
-            .chunks_exact_mut(lanes)
-            .zip(second.chunks_exact_mut(lanes));
-        for ((values, (first, second)), (a, b)) in
-            values.chunks_exact_mut(lanes).zip(terms).zip(sums)
-        {
-            let sums = [V::<C, I>::load(a), V::<C, I>::load(b)];
-            let y = rule.finish(sums);
-            let [a, b] = rule.terms(sums, y, V::<C, I>::load(first));
-            let mut holds = V::<C, I>::and(rule.holds(sums, y), most.greater(a.abs()));
-            if R::TERMS == 2 {
-                holds = V::<C, I>::and(holds, most.greater(b.abs()));
-                V::<C, I>::select(holds, b, zero).store(second);
+    fn run<I: InstructionSet>(self) -> E {
+        let Self(sums, mut ending, _) = self;
+        match sums {
+            Sums::Rows(rows) => {
+                let join = PhantomData::<R::Join>;
+                Along { rows, join, ending }.run::<C::Vector<I>>()
             }
-            V::<C, I>::select(holds, a, zero).store(first);
-            V::<C, I>::select(holds, y, nan).store(values);
+            Sums::Windows([a, b]) => {
+                let lanes = C::Vector::<I>::LANES;
+                let vectors = a.chunks_exact(lanes).zip(b.chunks_exact(lanes));
+                for (i, (a, b)) in vectors.enumerate() {
+                    let sums = [C::Vector::<I>::load(a), C::Vector::<I>::load(b)];
+                    ending.take(i * lanes, sums, lanes);
+                }
+                ending
+            }
         }
     }
 }
 
-struct GradientsBy<'a, C, R>(Gradients<'a, C>, R);
+/// The ending of a forward pass.
+struct Finishing<'a, C, R> {
+    rule: R,
+    to: Finish<'a, C>,
+    all_hold: bool,
+}
 
-impl<C: Real, R: Rule> Kernel for GradientsBy<'_, C, R> {
-    type Output = ();
-
+impl<C: Real, R: Rule> Ending<C> for Finishing<'_, C, R> {
     #[inline(always)]
-    fn run<I: InstructionSet>(self) {
-        type V<C, I> = <C as Real>::Vector<I>;
-        let Self(
-            Gradients {
-                count,
-                x,
-                z,
-                shift,
-                terms: [a, b],
-                to: [of_x, of_z],
-            },
-            rule,
-        ) = self;
-        let shift = V::<C, I>::splat(shift);
-        let zero = V::<C, I>::zero();
-        for at in (0..count).step_by(V::<C, I>::LANES) {
-            let x = V::<C, I>::load_part(&x[at..]);
-            let cell = Cell {
-                x,
-                z: if R::LOGITS {
-                    V::<C, I>::load_part(&z[at..])
-                } else {
-                    x
-                },
-                shift,
-                place: zero,
-            };
-            let second = if R::TERMS == 2 {
-                V::<C, I>::load(&b[at..])
-            } else {
-                zero
-            };
-            let [dx, dz] = rule.gradient(cell, [V::<C, I>::load(&a[at..]), second]);
-            V::<C, I>::load(&of_x[at..]).add(dx).store(&mut of_x[at..]);
-            if R::LOGITS {
-                V::<C, I>::load(&of_z[at..]).add(dz).store(&mut of_z[at..]);
-            }
+    fn take<V: Vector<Real = C>>(&mut self, at: usize, sums: [V; 2], count: usize) {
+        let y = self.rule.finish(sums);
+        let holds = self.rule.holds(sums, y);
+        self.all_hold &= match count < V::LANES {
+            true => V::all(V::or(holds, V::from(count))),
+            false => V::all(holds),
+        };
+        V::select(holds, y, V::splat(C::NAN)).store(&mut self.to.values[at..]);
+    }
+}
+
+/// The first ending of a backward pass.
+struct Terming<'a, C, R> {
+    rule: R,
+    to: Terms<'a, C>,
+}
+
+impl<C: Real, R: Rule> Ending<C> for Terming<'_, C, R> {
+    #[inline(always)]
+    fn take<V: Vector<Real = C>>(&mut self, at: usize, sums: [V; 2], _count: usize) {
+        let Terms {
+            values,
+            terms: [first, second],
+        } = &mut self.to;
+        let (y, holds, [a, b]) = terms(self.rule, sums, V::load(&first[at..]));
+        if R::TERMS == 2 {
+            V::select(holds, b, V::zero()).store(&mut second[at..]);
         }
+        V::select(holds, a, V::zero()).store(&mut first[at..]);
+        V::select(holds, y, V::splat(C::NAN)).store(&mut values[at..]);
     }
 }

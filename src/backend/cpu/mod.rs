@@ -6,6 +6,7 @@
 mod aligned;
 mod backward;
 mod columns;
+mod direct;
 mod element;
 mod forward;
 mod kernels;
@@ -17,6 +18,7 @@ mod spread;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod turn;
 mod vector;
 mod view;
 mod window;
@@ -30,6 +32,7 @@ use crate::geometry::Geometry;
 use backward::Backward;
 use candle_core::{Error, Result};
 use forward::Pooling;
+use kernels::Compile;
 use plan::Plan;
 use rule::Rule;
 use rules::{Average, ExactSoftPool, Largest, Maximum, Power, Softmax, Weighted};
@@ -157,11 +160,15 @@ fn logits() -> Softmax<true> {
 /// Planes have less than 2^32 cells.
 pub fn places<T: Element>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u32>> {
     let geometry = &settled(geometry);
-    let pooling = pooling(Arch::best(), Largest, x.into(), geometry);
+    let plan = Plan::forward(geometry);
+    let pooling = Pooling {
+        unit: 1,
+        ..pooling(Arch::best(), Largest, x.into(), geometry, plan)
+    };
     let tiling = Tiling {
         planes: x.planes(),
         sizes: geometry.axes.map(|axis| axis.output),
-        plan: Plan::forward(geometry),
+        plan,
         work: x.planes().saturating_mul(geometry.input_cells()),
     };
     // SAFETY: `places` writes one for every window of its bands.
@@ -179,8 +186,9 @@ fn pooling<'a, T: Element, R: Rule>(
     rule: R,
     input: Input<'a, T>,
     geometry: &'a Geometry,
+    plan: Plan,
 ) -> Pooling<'a, T> {
-    let kernels = kernels::compile(arch, rule);
+    let kernels = T::Compute::compile(arch, rule);
     let (x, z) = (input.x, input.logits.unwrap_or(input.x));
     Pooling {
         arch,
@@ -189,6 +197,31 @@ fn pooling<'a, T: Element, R: Rule>(
         x,
         z,
         geometry,
+        plan,
+        unit: if plan::is_small(geometry) {
+            plan::ABREAST
+        } else {
+            1
+        },
+    }
+}
+
+/// Whether planes lie abreast, and there are enough of them for all threads.
+fn lie_abreast<T: Element>(pooling: &Pooling<'_, T>) -> bool {
+    let enough = pooling.x.planes() >= plan::ABREAST * rayon::current_num_threads();
+    let all = pooling.x.is_abreast() && pooling.z.is_abreast() && enough;
+    all && plan::may_be_abreast(pooling.geometry)
+}
+
+/// Whole planes, as many as are pooled abreast.
+fn whole(plan: Plan, sizes: [usize; 3]) -> Plan {
+    let [depths, rows, columns] = sizes;
+    let planes = plan.planes.next_multiple_of(plan::ABREAST);
+    Plan {
+        planes,
+        depths,
+        rows,
+        columns,
     }
 }
 
@@ -199,11 +232,20 @@ fn pool<T: Element, R: Rule>(
     geometry: &Geometry,
 ) -> Result<Vec<T>> {
     let geometry = &settled(geometry);
-    let pooling = pooling(arch, rule, input, geometry);
+    let plan = Plan::forward(geometry);
+    let mut pooling = pooling(arch, rule, input, geometry, plan);
+    // Gradients of so many planes at a time would not stay in a cache.
+    if lie_abreast(&pooling) {
+        pooling.unit = plan::ABREAST;
+    }
+    let sizes = geometry.axes.map(|axis| axis.output);
     let tiling = Tiling {
         planes: input.x.planes(),
-        sizes: geometry.axes.map(|axis| axis.output),
-        plan: Plan::forward(geometry),
+        sizes,
+        plan: match pooling.unit {
+            1 => plan,
+            _ => whole(plan, sizes),
+        },
         work: input.x.planes().saturating_mul(geometry.input_cells()),
     };
     // SAFETY: `forward` writes an output for every window of its bands.
@@ -225,9 +267,8 @@ fn differentiate<T: Element, R: Rule>(
     let geometry = &settled(geometry);
     let plan = Plan::backward(geometry);
     let backward = Backward {
-        pooling: pooling(arch, rule, input, geometry),
+        pooling: pooling(arch, rule, input, geometry, plan),
         grad,
-        plan,
     };
     let sizes = geometry.axes.map(|axis| axis.input);
     // The rows of several depths lie apart, so that a thread takes them all.
@@ -235,7 +276,10 @@ fn differentiate<T: Element, R: Rule>(
     let tiling = Tiling {
         planes: input.x.planes(),
         sizes,
-        plan: Plan { rows, ..plan },
+        plan: match backward.pooling.unit {
+            1 => Plan { rows, ..plan },
+            _ => whole(plan, sizes),
+        },
         work: input.x.planes().saturating_mul(geometry.input_cells()),
     };
     // SAFETY: `run` writes a gradient for every cell of its bands.

@@ -2,12 +2,14 @@
 //!
 //! Nothing here depends on threads, layouts or values, so that neither do the bits that come out.
 
+use super::direct::COLUMNS;
+use super::vector::MOST_LANES;
 use crate::geometry::{Axis, Geometry};
 use std::fmt;
 use std::ops::Range;
 
 /// Cells of a band of activations: what stays in a core's nearest cache with its sums.
-const BAND_CELLS: usize = 1 << 11;
+const BAND_CELLS: usize = 1 << 13;
 
 /// Columns of activations of a band, unless one window has more; more of them are cut.
 const BAND_COLUMNS: usize = 1 << 14;
@@ -17,6 +19,23 @@ pub const TASK_CELLS: usize = 1 << 14;
 
 /// Cells that one thread is done with sooner than another has woken up.
 pub const SERIAL_CELLS: usize = 1 << 15;
+
+/// Planes whose cells lie side by side where they are pooled abreast.
+pub const ABREAST: usize = MOST_LANES;
+
+/// Cells of a plane so small that its rows would not fill a vector.
+const SMALL_PLANE: usize = 256;
+const SMALL_ROW: usize = 16;
+
+/// Whether planes of this geometry are pooled abreast, each in its lane of a vector.
+pub fn is_small(geometry: &Geometry) -> bool {
+    geometry.input_cells() <= SMALL_PLANE && geometry.axes[2].input <= SMALL_ROW
+}
+
+/// Whether planes of this geometry may be pooled abreast with the bits that they have one by one.
+pub fn may_be_abreast(geometry: &Geometry) -> bool {
+    geometry.axes[0].input == 1 && Step::of(&geometry.axes[2]).in_vectors()
+}
 
 /// How the windows of a row are made of its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +66,22 @@ impl Step {
             whole: axis.kernel / axis.stride,
             rest: axis.kernel % axis.stride,
         }
+    }
+}
+
+/// The largest stride by which vectors are split.
+pub const SPLIT: usize = 3;
+
+impl Step {
+    /// Whether windows are summed along the rows in registers, a vector of them at a time.
+    pub fn in_vectors(self) -> bool {
+        matches!(
+            self,
+            Self::Groups {
+                stride: 1..=SPLIT,
+                ..
+            }
+        )
     }
 }
 
@@ -84,6 +119,15 @@ impl fmt::Display for Plan {
             f,
             "bands of {planes} planes, {depths} depths, {rows} rows, {columns} columns"
         )
+    }
+}
+
+/// Whole planes that make a band.
+fn planes_of_band(geometry: &Geometry) -> usize {
+    let planes = (BAND_CELLS / geometry.input_cells()).max(1);
+    match is_small(geometry) {
+        true => planes.next_multiple_of(ABREAST),
+        false => planes,
     }
 }
 
@@ -128,13 +172,8 @@ impl Plan {
                 .min(height.output),
             false => 1,
         };
-        let plane = geometry.input_cells();
         let whole = rows == height.output && depth.output == 1 && columns == width.output;
-        let planes = if whole {
-            (BAND_CELLS / plane).max(1)
-        } else {
-            1
-        };
+        let planes = if whole { planes_of_band(geometry) } else { 1 };
         Self {
             planes,
             depths: 1,
@@ -163,7 +202,7 @@ impl Plan {
                     true => height.stride,
                     false => 4 * height.kernel.min(height.input),
                 };
-                let rows = (2 * BAND_CELLS / (columns * depths))
+                let rows = (BAND_CELLS / (columns * depths))
                     .max(least)
                     .min(height.input);
                 // Whole strides, lest windows at the seams are pooled twice.
@@ -171,18 +210,45 @@ impl Plan {
             }
             false => 1,
         };
-        let plane = geometry.input_cells();
         let whole = rows >= height.input && depths == depth.input && columns == width.input;
-        let planes = if whole {
-            (BAND_CELLS / plane).max(1)
-        } else {
-            1
-        };
+        let planes = if whole { planes_of_band(geometry) } else { 1 };
         Self {
             planes,
             depths,
             rows: rows.min(height.input),
             columns,
+        }
+    }
+}
+
+/// How the windows of a band are summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// In registers, from the cells to the output: [`direct`](super::direct).
+    Direct,
+    /// Down the columns into lines, then along the rows a vector of windows at a time: [`rows::Along`](super::rows::Along).
+    Rows,
+    /// The same with the windows of a row one by one: [`rows::Apart`](super::rows::Apart).
+    Apart,
+    /// The same with a plane in each lane.
+    Abreast,
+}
+
+impl Way {
+    /// That of windows in these rows and columns.
+    pub fn of(rows: &Span, across: &Span) -> Self {
+        // None is padded or cut off.
+        let whole = |span: &Span| {
+            let axis = &span.axis;
+            let last = axis.window(span.windows.end - 1);
+            !is_ranged(axis) && axis.disjoint() && axis.padding == 0 && last.len() == axis.kernel
+        };
+        let two_wide = (across.axis.kernel, across.axis.stride) == (COLUMNS, COLUMNS);
+        match Step::of(&across.axis) {
+            _ if across.unit > 1 => Self::Abreast,
+            _ if two_wide && whole(across) && whole(rows) => Self::Direct,
+            step if step.in_vectors() => Self::Rows,
+            _ => Self::Apart,
         }
     }
 }
@@ -194,9 +260,11 @@ pub struct Span {
     pub windows: Range<usize>,
     /// The cells of all of them.
     pub cells: Range<usize>,
-    /// Padded cells before those.
+    /// Sums of a cell: one, or one of each plane if they lie abreast.
+    pub unit: usize,
+    /// Sums of padded cells before those.
     pub before: usize,
-    /// Padded cells and these, whole strides: from a line of sums to the next.
+    /// Sums of padded cells and these, whole strides: from a line of sums to the next.
     pub pitch: usize,
 }
 
@@ -209,6 +277,7 @@ impl Span {
                 axis: *axis,
                 windows,
                 cells,
+                unit: 1,
                 before: 0,
                 pitch,
             };
@@ -222,8 +291,19 @@ impl Span {
             axis: *axis,
             windows,
             cells,
+            unit: 1,
             before,
             pitch,
+        }
+    }
+
+    /// The same for so many planes abreast.
+    pub fn times(self, unit: usize) -> Self {
+        Self {
+            unit,
+            before: self.before * unit,
+            pitch: self.pitch * unit,
+            ..self
         }
     }
 
@@ -232,10 +312,10 @@ impl Span {
         axis.windows_of(cells.start).start..axis.windows_of(cells.end - 1).end
     }
 
-    /// Windows of a line, those between the lines included.
+    /// Sums of the windows of a line, those between the lines included.
     pub fn lanes(&self) -> usize {
         match is_ranged(&self.axis) {
-            true => self.windows.len(),
+            true => self.windows.len() * self.unit,
             false => self.pitch / self.axis.stride,
         }
     }

@@ -6,6 +6,7 @@ use super::aligned::Aligned;
 use super::plan::{is_ranged, Span, Step};
 use super::rule::Join;
 use super::vector::{InstructionSet, Kernel, Real, Single, Vector, MOST_LANES};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Sums of groups of cells and of the first cells of groups: see [`Step::Groups`].
@@ -19,164 +20,282 @@ pub struct Groups<C> {
 pub fn slack(across: &Span) -> usize {
     let lanes = MOST_LANES;
     let axis = &across.axis;
+    if across.unit > 1 {
+        return (axis.stride.min(axis.input) + axis.kernel.min(2 * axis.input)) * across.unit * 2;
+    }
     match is_ranged(axis) || axis.stride > 3 {
         true => lanes,
         false => 3 * (lanes + 1) * axis.stride + axis.kernel.min(2 * axis.input) + lanes,
     }
 }
 
-/// The lines of a band, and the sums of windows that come of them: as many vectors as it takes.
+/// The lines of a band.
 pub struct Rows<'a, C> {
     pub across: &'a Span,
     pub lines: usize,
     pub sums: [&'a [C]; 2],
     pub groups: &'a mut Groups<C>,
+}
+
+/// What becomes of the sums of windows.
+pub trait Ending<C> {
+    /// Takes the sums of a vector of windows, of which so many are looked at. The first is number `at`.
+    fn take<V: Vector<Real = C>>(&mut self, at: usize, sums: [V; 2], count: usize);
+}
+
+/// [`Rows`] by a way to join, vector by vector from registers to their ending.
+pub struct Along<'a, C, J, E> {
+    pub rows: Rows<'a, C>,
+    pub join: PhantomData<J>,
+    pub ending: E,
+}
+
+impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
+    /// As many whole vectors as it takes.
+    #[inline(always)]
+    pub fn run<V: Vector<Real = C>>(mut self) -> E {
+        let windows = self.rows.lines * self.rows.across.lanes();
+        let Step::Groups {
+            stride,
+            whole,
+            rest,
+        } = Step::of(&self.rows.across.axis)
+        else {
+            return self.ending;
+        };
+        match (stride, whole) {
+            (1, _) => self.shifted::<V>(windows, whole),
+            (2, 0 | 1) => self.in_registers::<V, 2>(windows, whole, rest),
+            (3, 0 | 1) => self.in_registers::<V, 3>(windows, whole, rest),
+            (2, _) => self.by_groups::<V, 2>(windows, whole, rest),
+            (3, _) => self.by_groups::<V, 3>(windows, whole, rest),
+            _ => {}
+        }
+        self.ending
+    }
+
+    /// Windows of so many cells side by side, with stride one.
+    #[inline(always)]
+    fn shifted<V: Vector<Real = C>>(&mut self, windows: usize, count: usize) {
+        for at in (0..windows).step_by(V::LANES) {
+            let sums = shifted::<V, J>(self.rows.sums, at, count);
+            self.ending.take(at, sums, V::LANES.min(windows - at));
+        }
+    }
+
+    /// Windows of at most one group of `S` cells and some of the next.
+    #[inline(always)]
+    fn in_registers<V: Vector<Real = C>, const S: usize>(
+        &mut self,
+        windows: usize,
+        whole: usize,
+        rest: usize,
+    ) {
+        for at in (0..windows).step_by(V::LANES) {
+            let these = phases::<V, S>(self.rows.sums, at * S);
+            let sums = match (whole, rest) {
+                (0, _) => first::<V, J, S>(these, rest),
+                (_, 0) => first::<V, J, S>(these, S),
+                _ => {
+                    let next = phases::<V, S>(self.rows.sums, (at + 1) * S);
+                    J::join(first::<V, J, S>(these, S), first::<V, J, S>(next, rest))
+                }
+            };
+            self.ending.take(at, sums, V::LANES.min(windows - at));
+        }
+    }
+
+    /// Windows of several groups, each of which is summed once.
+    #[inline(always)]
+    fn by_groups<V: Vector<Real = C>, const S: usize>(
+        &mut self,
+        windows: usize,
+        whole: usize,
+        rest: usize,
+    ) {
+        let Rows {
+            across,
+            sums,
+            groups,
+            ..
+        } = &mut self.rows;
+        let axis = &across.axis;
+        let count = windows + axis.kernel.min(2 * axis.input) / S + 2 * V::LANES + 1;
+        groups.grow(count + V::LANES);
+        let count = count.min(sums[0].len() / S) / V::LANES * V::LANES;
+        for at in (0..count).step_by(V::LANES) {
+            let these = phases::<V, S>(*sums, at * S);
+            let (all, part) = (first::<V, J, S>(these, S), first::<V, J, S>(these, rest));
+            for i in 0..2 {
+                all[i].store(&mut groups.whole[i][at..]);
+                part[i].store(&mut groups.rest[i][at..]);
+            }
+        }
+        for at in (0..windows).step_by(V::LANES) {
+            let sums = self.rows.groups.windows::<V, J>(at, whole, rest);
+            self.ending.take(at, sums, V::LANES.min(windows - at));
+        }
+    }
+}
+
+/// The first cells of a vector of groups, the second ones, and so on.
+#[inline(always)]
+fn phases<V: Vector, const S: usize>(sums: [&[V::Real]; 2], at: usize) -> [[V; S]; 2] {
+    // Loops, since closures are not compiled for the instruction set.
+    let mut phases = [[V::zero(); S]; 2];
+    for (phases, sums) in phases.iter_mut().zip(sums) {
+        let sums = &sums[at..at + S * V::LANES];
+        for i in 0..S {
+            phases[i] = V::load(&sums[i * V::LANES..]);
+        }
+        *phases = V::split(*phases);
+    }
+    phases
+}
+
+impl<C: Real> Groups<C> {
+    fn grow(&mut self, count: usize) {
+        for sums in self.whole.iter_mut().chain(&mut self.rest) {
+            sums.grow(count);
+        }
+    }
+
+    /// The sums of a vector of windows, from those of their groups.
+    #[inline(always)]
+    fn windows<V: Vector<Real = C>, J: Join>(
+        &self,
+        at: usize,
+        whole: usize,
+        rest: usize,
+    ) -> [V; 2] {
+        let of_groups = [&self.whole[0][..], &self.whole[1][..]];
+        let of_rests = [&self.rest[0][..], &self.rest[1][..]];
+        match (whole, rest) {
+            (0, _) => load(of_rests, at),
+            (_, 0) => shifted::<V, J>(of_groups, at, whole),
+            _ => J::join(
+                shifted::<V, J>(of_groups, at, whole),
+                load(of_rests, at + whole),
+            ),
+        }
+    }
+}
+
+/// The sums of windows that are further apart than vectors can be split, or of various sizes: see [`Plan`](super::plan).
+pub struct Apart<'a, C> {
+    pub rows: Rows<'a, C>,
+    /// Line after line.
     pub to: [&'a mut [C]; 2],
 }
 
-/// [`Rows`] by a way to join.
-pub struct RowsBy<'a, C, J>(pub Rows<'a, C>, pub J);
+/// [`Apart`] by a way to join.
+pub struct ApartBy<'a, C, J>(pub Apart<'a, C>, pub J);
 
-impl<C: Real, J: Join> Kernel for RowsBy<'_, C, J> {
+impl<C: Real, J: Join> Kernel for ApartBy<'_, C, J> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: InstructionSet>(mut self) {
-        self.sum::<C::Vector<I>>();
-    }
-}
-
-impl<C: Real, J: Join> RowsBy<'_, C, J> {
-    #[inline(always)]
-    fn sum<V: Vector<Real = C>>(&mut self) {
-        let windows = self.0.lines * self.0.across.lanes();
-        match Step::of(&self.0.across.axis) {
-            Step::Groups {
-                stride: 1, whole, ..
-            } => {
-                let sums = self.0.sums;
-                for at in (0..windows).step_by(V::LANES) {
-                    self.store(at, shifted::<V, J>(sums, at, whole));
-                }
-            }
-            Step::Groups {
-                stride: 2,
-                whole: 0 | 1,
-                rest,
-            } => self.in_registers::<V, 2>(windows, rest),
-            Step::Groups {
-                stride: 3,
-                whole: 0 | 1,
-                rest,
-            } => self.in_registers::<V, 3>(windows, rest),
+        match Step::of(&self.0.rows.across.axis) {
+            step if self.0.rows.across.unit > 1 => self.abreast::<C::Vector<I>>(step),
             Step::Groups {
                 stride,
                 whole,
                 rest,
             } => {
-                self.group::<V>(windows, stride, rest);
-                for at in (0..windows).step_by(V::LANES) {
-                    let groups = &*self.0.groups;
-                    let [of_groups, of_rests] =
-                        [&groups.whole, &groups.rest].map(|g| [&g[0][..], &g[1][..]]);
-                    let sums: [V; 2] = match (whole, rest) {
-                        (0, _) => load(of_rests, at),
-                        (_, 0) => shifted::<V, J>(of_groups, at, whole),
-                        _ => J::join(
-                            shifted::<V, J>(of_groups, at, whole),
-                            load(of_rests, at + whole),
-                        ),
+                self.groups::<C::Vector<I>>(stride, whole, rest);
+            }
+            Step::Ranges => self.ranges::<C::Vector<I>>(),
+        }
+    }
+}
+
+impl<C: Real, J: Join> ApartBy<'_, C, J> {
+    /// Windows of planes abreast: one after the other.
+    #[inline(always)]
+    fn abreast<V: Vector<Real = C>>(&mut self, step: Step) {
+        let Rows {
+            across,
+            lines,
+            sums,
+            ..
+        } = self.0.rows;
+        let Span { unit, .. } = *across;
+        let windows = across.lanes() / unit;
+        for at in (0..unit).step_by(V::LANES) {
+            for line in 0..lines {
+                for i in 0..windows {
+                    let from = line * across.pitch + at;
+                    let cells = |cells: Range<usize>| Abreast {
+                        sums,
+                        from,
+                        unit,
+                        cells,
                     };
-                    self.store(at, sums);
+                    let sums: [V; 2] = match step {
+                        Step::Groups {
+                            stride,
+                            whole,
+                            rest,
+                        } => {
+                            let start = i * stride;
+                            let first = if whole == 0 { rest } else { stride };
+                            let mut all = cells(start..start + first).join::<V, J>();
+                            for group in 1..whole {
+                                let start = start + group * stride;
+                                let more = cells(start..start + stride).join::<V, J>();
+                                all = J::join(all, more);
+                            }
+                            if whole > 0 && rest > 0 {
+                                let start = start + whole * stride;
+                                let more = cells(start..start + rest).join::<V, J>();
+                                all = J::join(all, more);
+                            }
+                            all
+                        }
+                        Step::Ranges => {
+                            let Range { start, end } = across.axis.window(across.windows.start + i);
+                            let first = across.cells.start;
+                            cells(start - first..end - first).join::<V, J>()
+                        }
+                    };
+                    let to = (line * windows + i) * unit + at;
+                    sums[0].store(&mut self.0.to[0][to..]);
+                    sums[1].store(&mut self.0.to[1][to..]);
                 }
             }
-            Step::Ranges => self.ranges::<V>(),
         }
     }
 
     #[inline(always)]
-    fn store<V: Vector<Real = C>>(&mut self, at: usize, sums: [V; 2]) {
-        sums[0].store(&mut self.0.to[0][at..]);
-        sums[1].store(&mut self.0.to[1][at..]);
-    }
-
-    /// Windows of at most one group of `S` cells and some of the next.
-    #[inline(always)]
-    fn in_registers<V: Vector<Real = C>, const S: usize>(&mut self, windows: usize, rest: usize) {
-        let whole = self.0.across.axis.kernel >= S;
-        for at in (0..windows).step_by(V::LANES) {
-            let phases = self.phases::<V, S>(at * S);
-            let sums = match (whole, rest) {
-                (true, 0) => first::<V, J, S>(phases, S),
-                (true, _) => {
-                    let next = self.phases::<V, S>((at + 1) * S);
-                    J::join(first::<V, J, S>(phases, S), first::<V, J, S>(next, rest))
-                }
-                (false, _) => first::<V, J, S>(phases, rest),
-            };
-            self.store(at, sums);
-        }
-    }
-
-    /// The first cells of a vector of groups, the second ones, and so on.
-    #[inline(always)]
-    fn phases<V: Vector<Real = C>, const S: usize>(&self, at: usize) -> [[V; S]; 2] {
-        // Loops, since closures are not compiled for the instruction set.
-        let mut phases = [[V::zero(); S]; 2];
-        for (phases, sums) in phases.iter_mut().zip(self.0.sums) {
-            let sums = &sums[at..at + S * V::LANES];
-            for i in 0..S {
-                phases[i] = V::load(&sums[i * V::LANES..]);
-            }
-            *phases = V::split(*phases);
-        }
-        phases
-    }
-
-    /// All groups and rests.
-    #[inline(always)]
-    fn group<V: Vector<Real = C>>(&mut self, windows: usize, stride: usize, rest: usize) {
-        let axis = &self.0.across.axis;
+    fn groups<V: Vector<Real = C>>(&mut self, stride: usize, whole: usize, rest: usize) {
+        let Rows {
+            across,
+            lines,
+            sums,
+            ..
+        } = self.0.rows;
+        let windows = lines * across.lanes();
+        let axis = &across.axis;
         let count = windows + axis.kernel.min(2 * axis.input) / stride + 2 * V::LANES + 1;
-        let available = self.0.sums[0].len() / stride;
-        let groups = &mut *self.0.groups;
-        for sums in groups.whole.iter_mut().chain(&mut groups.rest) {
-            sums.grow(count + V::LANES);
-        }
-        let count = count.min(available);
-        match stride {
-            2 => self.group_in_registers::<V, 2>(count, rest),
-            3 => self.group_in_registers::<V, 3>(count, rest),
-            _ => {
-                for j in 0..count {
-                    let start = j * stride;
-                    let part = self.fold::<V>(start..start + rest);
-                    let all = match rest {
-                        0 => self.fold::<V>(start..start + stride),
-                        _ => join::<J, C>(part, self.fold::<V>(start + rest..start + stride)),
-                    };
-                    for i in 0..2 {
-                        self.0.groups.rest[i][j] = part[i];
-                        self.0.groups.whole[i][j] = all[i];
-                    }
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn group_in_registers<V: Vector<Real = C>, const S: usize>(
-        &mut self,
-        count: usize,
-        rest: usize,
-    ) {
-        for at in (0..count / V::LANES * V::LANES).step_by(V::LANES) {
-            let phases = self.phases::<V, S>(at * S);
-            let (all, part) = (first::<V, J, S>(phases, S), first::<V, J, S>(phases, rest));
+        self.0.rows.groups.grow(count + V::LANES);
+        for j in 0..count.min(sums[0].len() / stride) {
+            let start = j * stride;
+            let part = self.fold::<V>(start..start + rest);
+            let all = match rest {
+                0 => self.fold::<V>(start..start + stride),
+                _ => join::<J, C>(part, self.fold::<V>(start + rest..start + stride)),
+            };
+            let groups = &mut *self.0.rows.groups;
             for i in 0..2 {
-                all[i].store(&mut self.0.groups.whole[i][at..]);
-                part[i].store(&mut self.0.groups.rest[i][at..]);
+                groups.rest[i][j] = part[i];
+                groups.whole[i][j] = all[i];
             }
+        }
+        for at in (0..windows).step_by(V::LANES) {
+            let sums: [V; 2] = self.0.rows.groups.windows::<V, J>(at, whole, rest);
+            sums[0].store(&mut self.0.to[0][at..]);
+            sums[1].store(&mut self.0.to[1][at..]);
         }
     }
 
@@ -189,8 +308,8 @@ impl<C: Real, J: Join> RowsBy<'_, C, J> {
             cells,
             pitch,
             ..
-        } = self.0.across;
-        for line in 0..self.0.lines {
+        } = self.0.rows.across;
+        for line in 0..self.0.rows.lines {
             for (i, o) in windows.clone().enumerate() {
                 let window = axis.window(o);
                 let start = line * pitch + window.start - cells.start;
@@ -205,7 +324,7 @@ impl<C: Real, J: Join> RowsBy<'_, C, J> {
     /// The sums of cells side by side: of many by vectors first.
     #[inline(always)]
     fn fold<V: Vector<Real = C>>(&self, cells: Range<usize>) -> [C; 2] {
-        let [a, b] = self.0.sums;
+        let [a, b] = self.0.rows.sums;
         let mut sums = J::IDENTITY.map(C::from_f64);
         let Range { mut start, end } = cells;
         if end - start >= 2 * V::LANES {
@@ -227,6 +346,31 @@ impl<C: Real, J: Join> RowsBy<'_, C, J> {
     }
 }
 
+/// Cells of a line of planes abreast.
+struct Abreast<'a, C> {
+    sums: [&'a [C]; 2],
+    from: usize,
+    unit: usize,
+    cells: Range<usize>,
+}
+
+impl<C: Real> Abreast<'_, C> {
+    #[inline(always)]
+    fn join<V: Vector<Real = C>, J: Join>(self) -> [V; 2] {
+        let Self {
+            sums,
+            from,
+            unit,
+            cells,
+        } = self;
+        let mut all = load(sums, from + cells.start * unit);
+        for cell in cells.start + 1..cells.end {
+            all = J::join(all, load(sums, from + cell * unit));
+        }
+        all
+    }
+}
+
 /// The sums of `count` vectors, each a cell further than the one before.
 #[inline(always)]
 fn shifted<V: Vector, J: Join>([a, b]: [&[V::Real]; 2], at: usize, count: usize) -> [V; 2] {
@@ -241,8 +385,9 @@ fn shifted<V: Vector, J: Join>([a, b]: [&[V::Real]; 2], at: usize, count: usize)
     sums
 }
 
+/// The sums of the first cells of each group.
 #[inline(always)]
-fn first<V: Vector, J: Join, const S: usize>(phases: [[V; S]; 2], count: usize) -> [V; 2] {
+pub fn first<V: Vector, J: Join, const S: usize>(phases: [[V; S]; 2], count: usize) -> [V; 2] {
     let [of_first, of_second] = phases;
     let mut sums = [of_first[0], of_second[0]];
     for (i, (a, b)) in of_first.into_iter().zip(of_second).enumerate() {

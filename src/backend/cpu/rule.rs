@@ -90,9 +90,10 @@ pub trait Rule: Copy + Send + Sync + Debug + 'static {
     /// What the cells of a window need of it, `g` being the gradient of its output.
     fn terms<V: Vector>(self, sums: [V; 2], y: V, g: V) -> [V; 2];
 
-    /// The gradients of a cell and of its logit, given the sums of its windows' terms.
+    /// The gradients of a cell and of its logit, given the sums of its windows' terms, and if [`Rule::SHIFTED`] the first
+    /// sum that it was lifted to, which then is its weight.
     /// Where all of those are zero the gradients are, whatever the cell is.
-    fn gradient<V: Vector>(self, cell: Cell<V>, terms: [V; 2]) -> [V; 2];
+    fn gradient<V: Vector>(self, cell: Cell<V>, weight: V, terms: [V; 2]) -> [V; 2];
 
     /// The output of any window; for a rule with places the place of the cell chosen among those of the window.
     fn define(self, window: &Window) -> f64;

@@ -1,8 +1,11 @@
 //! The way back: what windows give is summed for each cell, down the columns first, then along the rows.
 
 use super::aligned::Aligned;
+use super::columns::{kept_pitch, Shifts};
 use super::plan::{Span, Step};
+use super::rule::{Cell, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
+use super::view::{Area, Patch};
 use std::ops::Range;
 
 /// The terms of a band's windows: see [`super::rule::Rule::terms`].
@@ -25,18 +28,140 @@ pub struct Spreading<C> {
 }
 
 /// The sums of the terms for each cell of a row of the input, in `spreading.cells`.
-pub struct SpreadBy<'a, 'b, C> {
-    pub work: &'a Spread<'b, C>,
-    pub row: usize,
-    pub spreading: &'a mut Spreading<C>,
+struct SpreadRow<'a, 'b, C> {
+    work: &'a Spread<'b, C>,
+    row: usize,
+    spreading: &'a mut Spreading<C>,
 }
 
-impl<C: Real> Kernel for SpreadBy<'_, '_, C> {
+impl<C: Real> Kernel for SpreadRow<'_, '_, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: InstructionSet>(self) {
         self.work.row::<C::Vector<I>>(self.row, self.spreading);
+    }
+}
+
+/// The gradients of the cells of a plane, from the terms of their windows.
+pub struct Gradients<'a, C> {
+    pub spreads: [Spread<'a, C>; 2],
+    pub spreading: &'a mut [Spreading<C>; 2],
+    /// The cells that windows read, and some of them, which have gradients here.
+    pub area: &'a Area,
+    pub cells: &'a Area,
+    pub x: Patch<'a, C>,
+    pub z: Patch<'a, C>,
+    pub shifts: &'a Shifts<C>,
+    /// The first sums of the cells of `area`, if they were kept: see [`Columns::kept`](super::columns::Columns::kept).
+    pub kept: &'a [C],
+    /// Whether gradients are added to what is there, or take its place.
+    pub add: bool,
+    /// From a depth of gradients to the next, and from a row.
+    pub steps: [usize; 2],
+    /// The gradients of `cells`, and of their logits if there are some: whole vectors in every row.
+    pub to: [&'a mut [C]; 2],
+}
+
+/// [`Gradients`] by a rule.
+pub struct GradientsBy<'a, C, R>(pub Gradients<'a, C>, pub R);
+
+impl<C: Real, R: Rule> Kernel for GradientsBy<'_, C, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: InstructionSet>(mut self) {
+        for t in 0..R::TERMS {
+            self.0.spreads[t].begin(&mut self.0.spreading[t]);
+        }
+        for row in self.0.cells.rows.clone() {
+            for t in 0..R::TERMS {
+                let (work, spreading) = (&self.0.spreads[t], &mut self.0.spreading[t]);
+                let kernel = SpreadRow {
+                    work,
+                    row,
+                    spreading,
+                };
+                // SAFETY: this runs on a machine that has the set. A call, lest every rule compiles it again.
+                unsafe { I::call(kernel) };
+            }
+            for depth in self.0.cells.depths.clone() {
+                self.row::<C::Vector<I>>(depth, row);
+            }
+        }
+    }
+}
+
+impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
+    #[inline(always)]
+    fn row<V: Vector<Real = C>>(&mut self, depth: usize, row: usize) {
+        let Self(
+            Gradients {
+                spreads,
+                spreading,
+                area,
+                cells,
+                x,
+                z,
+                shifts,
+                kept,
+                add,
+                steps,
+                to: [of_x, of_z],
+            },
+            rule,
+        ) = self;
+        let (d, h) = (depth - area.depths.start, row - area.rows.start);
+        let unit = spreads[0].across.unit;
+        let w = (cells.columns.start - area.columns.start) * unit;
+        let first = spreads[0].across.before + w;
+        let (x, z) = (x.from(d, h, w), z.from(d, h, w));
+        let index = d * area.rows.len() + h;
+        let kept = match R::SHIFTED {
+            true => &kept[index * kept_pitch(area.columns.len() * unit) + w..],
+            false => &[],
+        };
+        let a = &spreading[0].cells[first..];
+        let b = match R::TERMS {
+            2 => &spreading[1].cells[first..],
+            _ => a,
+        };
+        let to = (depth - cells.depths.start) * steps[0] + (row - cells.rows.start) * steps[1];
+        let zero = V::zero();
+        let of_x = &mut of_x[to..];
+        for at in (0..cells.columns.len() * unit).step_by(V::LANES) {
+            let shift = shifts.of(at);
+            let x = V::load_part(&x[at..]);
+            let z = if R::LOGITS { V::load_part(&z[at..]) } else { x };
+            let cell = Cell {
+                x,
+                z,
+                shift,
+                place: zero,
+            };
+            let second = if R::TERMS == 2 {
+                V::load(&b[at..])
+            } else {
+                zero
+            };
+            let weight = if R::SHIFTED {
+                V::load(&kept[at..])
+            } else {
+                zero
+            };
+            let [mut dx, mut dz] = rule.gradient(cell, weight, [V::load(&a[at..]), second]);
+            if *add {
+                dx = V::load(&of_x[at..]).add(dx);
+            }
+            dx.store(&mut of_x[at..]);
+            if R::LOGITS {
+                let of_z = &mut of_z[to + at..];
+                if *add {
+                    dz = V::load(of_z).add(dz);
+                }
+                dz.store(of_z);
+            }
+        }
     }
 }
 
@@ -56,7 +181,7 @@ impl<C: Real> Spread<'_, C> {
             Step::Ranges => 0,
             Step::Groups { whole, .. } => whole.min(self.across.lanes() + 1),
         };
-        (reach + 1).next_multiple_of(MOST_LANES)
+        ((reach + 1) * self.across.unit).next_multiple_of(MOST_LANES)
     }
 
     #[inline(always)]
@@ -73,6 +198,7 @@ impl<C: Real> Spread<'_, C> {
             spreading,
         );
         match Step::of(&self.across.axis) {
+            step if self.across.unit > 1 => self.along_abreast::<V>(step, spreading),
             Step::Groups {
                 stride: 1,
                 whole,
@@ -157,6 +283,58 @@ impl<C: Real> Spread<'_, C> {
             let cells = V::interleave(phases);
             for (i, cells) in cells.iter().enumerate() {
                 cells.store(&mut spreading.cells[at * S + i * V::LANES..]);
+            }
+        }
+    }
+
+    /// Cells of planes abreast: one after the other.
+    #[inline(always)]
+    fn along_abreast<V: Vector<Real = C>>(&self, step: Step, spreading: &mut Spreading<C>) {
+        let Span {
+            unit,
+            axis,
+            windows,
+            ..
+        } = self.across;
+        let line = &spreading.line[self.margin()..];
+        for lane in (0..*unit).step_by(V::LANES) {
+            match step {
+                Step::Groups {
+                    stride,
+                    whole,
+                    rest,
+                } => {
+                    let groups = self.across.lanes() / unit;
+                    let (whole, rest) = if whole > groups {
+                        (groups, 0)
+                    } else {
+                        (whole, rest)
+                    };
+                    for group in 0..groups {
+                        let mut at = self.margin() + group * unit + lane;
+                        let mut of_all = V::zero();
+                        for _ in 0..whole {
+                            of_all = of_all.add(V::load(&spreading.line[at..]));
+                            at -= unit;
+                        }
+                        let of_first = of_all.add(V::load(&spreading.line[at..]));
+                        for t in 0..stride {
+                            let sum = if t < rest { of_first } else { of_all };
+                            let to = (group * stride + t) * unit + lane;
+                            sum.store(&mut spreading.cells[to..]);
+                        }
+                    }
+                }
+                Step::Ranges => {
+                    for (i, cell) in self.across.cells.clone().enumerate() {
+                        let of = axis.windows_of(cell);
+                        let mut sum = V::zero();
+                        for o in of.start.max(windows.start)..of.end.min(windows.end) {
+                            sum = sum.add(V::load(&line[(o - windows.start) * unit + lane..]));
+                        }
+                        sum.store(&mut spreading.cells[i * unit + lane..]);
+                    }
+                }
             }
         }
     }

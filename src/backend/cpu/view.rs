@@ -1,6 +1,9 @@
 //! A tensor's cells with their strides, seen as planes of depth, height and width.
 
-use super::element::{Element, Widen};
+use super::direct::REACH;
+use super::element::{Element, Widen, WidenAbreast};
+use super::plan::ABREAST;
+use super::turn::Turn;
 use super::vector::{Arch, MOST_LANES};
 use candle_core::Layout;
 use std::ops::Range;
@@ -34,6 +37,11 @@ impl Area {
         ]
     }
 
+    /// Depth, row and column of its first cell.
+    pub fn first(&self) -> [usize; 3] {
+        [self.depths.start, self.rows.start, self.columns.start]
+    }
+
     /// How many cells.
     pub fn cells(&self) -> usize {
         self.depths.len() * self.rows.len() * self.columns.len()
@@ -43,7 +51,7 @@ impl Area {
 /// The cells of an [`Area`], those of a row side by side.
 #[derive(Clone, Copy, Debug)]
 pub struct Patch<'a, T> {
-    /// From the first cell on: at least [`MOST_LANES`] from the first of every row on.
+    /// From the first cell on: whole vectors from the first of every row on, at least [`REACH`].
     pub cells: &'a [T],
     /// From a depth to the next, and from a row.
     steps: [usize; 2],
@@ -95,11 +103,18 @@ impl<'a, T> View<'a, T> {
     }
 }
 
+/// Cells that vectors may read from the start of a row of so many.
+fn reach(columns: usize) -> usize {
+    columns.next_multiple_of(MOST_LANES).max(REACH)
+}
+
 /// Space for cells that are not where the kernels could read them.
 #[derive(Default)]
 pub struct Gathered<T: Element> {
     cells: Vec<T>,
     widened: Vec<T::Compute>,
+    /// Planes that are to lie abreast, one after the other.
+    lines: Vec<T::Compute>,
 }
 
 impl<'a, T: Element> View<'a, T> {
@@ -123,7 +138,7 @@ impl<'a, T: Element> View<'a, T> {
         let sizes = [area.depths.len(), area.rows.len(), area.columns.len()];
         let [depths, rows, columns] = sizes;
         let last = (depths - 1) * depth + (rows - 1) * row;
-        if column == 1 && last + columns.max(MOST_LANES) <= cells.len() {
+        if column == 1 && last + reach(columns) <= cells.len() {
             if let Some(cells) = T::computed(cells) {
                 return Patch {
                     cells,
@@ -135,37 +150,126 @@ impl<'a, T: Element> View<'a, T> {
         let Gathered {
             cells: strided,
             widened,
+            ..
         } = gathered;
-        let count = area.cells() + MOST_LANES;
+        let count = area.cells() + REACH;
         if widened.len() < count {
             widened.resize(count, T::Compute::default());
         }
-        let widen = |cells: &[T], to: &mut [T::Compute]| {
-            let cells = &cells[..to.len()];
-            arch.run(Widen { cells, to });
-        };
+        self.widen(arch, plane, area, strided, &mut widened[..area.cells()]);
         let of_depth = rows * columns;
-        for (d, to) in widened[..area.cells()]
-            .chunks_exact_mut(of_depth)
-            .enumerate()
-        {
-            let cells = &cells[d * depth..];
-            if column != 1 {
-                strided.resize(of_depth, T::default());
-                gather(cells, [row, column], [rows, columns], strided);
-                widen(strided, to);
-            } else if row == columns || rows == 1 {
-                widen(cells, to);
-            } else {
-                for (h, to) in to.chunks_exact_mut(columns).enumerate() {
-                    widen(&cells[h * row..], to);
-                }
-            }
-        }
         Patch {
             cells: widened,
             steps: [of_depth, columns],
             sizes,
+        }
+    }
+}
+
+impl<'a, T: Element> View<'a, T> {
+    /// The cells of an area of a plane, row after row.
+    fn widen(
+        &self,
+        arch: Arch,
+        plane: usize,
+        area: &Area,
+        strided: &mut Vec<T>,
+        to: &mut [T::Compute],
+    ) {
+        let [_, _, depth, row, column] = self.strides;
+        let [_, rows, columns] = [area.depths.len(), area.rows.len(), area.columns.len()];
+        let first = self.origin(plane) + area.rows.start * row + area.columns.start * column;
+        let of_depth = rows * columns;
+        for (d, to) in area.depths.clone().zip(to.chunks_exact_mut(of_depth)) {
+            let cells = &self.data[first + d * depth..];
+            match T::computed(cells) {
+                // Columns lie side by side in place of rows.
+                Some(cells) if row == 1 && column != 1 => arch.run(Turn {
+                    cells,
+                    step: column,
+                    rows: columns,
+                    columns: rows,
+                    to,
+                    pitch: columns,
+                }),
+                _ if column != 1 => {
+                    strided.resize(of_depth, T::default());
+                    gather(cells, [row, column], [rows, columns], strided);
+                    arch.run(Widen { cells: strided, to });
+                }
+                _ if row == columns || rows == 1 => {
+                    let cells = &cells[..to.len()];
+                    arch.run(Widen { cells, to });
+                }
+                _ => {
+                    for (h, to) in to.chunks_exact_mut(columns).enumerate() {
+                        let cells = &cells[h * row..h * row + columns];
+                        arch.run(Widen { cells, to });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a cell of each of [`ABREAST`] planes lie side by side, from the first plane on and every so many.
+    pub fn is_abreast(&self) -> bool {
+        self.strides[1] == 1 && self.channels.is_multiple_of(ABREAST)
+    }
+
+    /// An area of at most [`ABREAST`] planes, a cell of each side by side; zeros where there are fewer.
+    pub fn patch_abreast<'b>(
+        &self,
+        arch: Arch,
+        planes: Range<usize>,
+        area: &Area,
+        gathered: &'b mut Gathered<T>,
+    ) -> Patch<'b, T::Compute> {
+        let [depths, rows, columns] = [area.depths.len(), area.rows.len(), area.columns.len()];
+        let Gathered {
+            cells,
+            widened,
+            lines,
+        } = gathered;
+        widened.resize(area.cells() * ABREAST + REACH, T::Compute::default());
+        match self.is_abreast() {
+            true => self.widen_abreast(arch, planes.start, area, widened),
+            false => {
+                // Plane after plane, and then turned.
+                let count = area.cells();
+                lines.clear();
+                lines.resize(count * ABREAST, T::Compute::default());
+                for (plane, line) in planes.zip(lines.chunks_exact_mut(count)) {
+                    self.widen(arch, plane, area, cells, line);
+                }
+                arch.run(Turn {
+                    cells: lines,
+                    step: count,
+                    rows: ABREAST,
+                    columns: count,
+                    to: widened,
+                    pitch: ABREAST,
+                });
+            }
+        }
+        Patch {
+            cells: widened,
+            steps: [rows * columns * ABREAST, columns * ABREAST],
+            sizes: [depths, rows, columns * ABREAST],
+        }
+    }
+
+    /// The cells of an area of planes that lie abreast.
+    fn widen_abreast(&self, arch: Arch, plane: usize, area: &Area, to: &mut [T::Compute]) {
+        let [_, _, depth, row, column] = self.strides;
+        let first = self.origin(plane) + area.columns.start * column;
+        let rows = area
+            .depths
+            .clone()
+            .flat_map(|d| area.rows.clone().map(move |h| (d, h)));
+        for ((d, h), to) in rows.zip(to.chunks_exact_mut(area.columns.len() * ABREAST)) {
+            let cells = &self.data[first + d * depth + h * row..];
+            let step = column;
+            arch.run(WidenAbreast { cells, step, to });
         }
     }
 }
@@ -191,6 +295,15 @@ fn gather<T: Copy>(cells: &[T], steps: [usize; 2], sizes: [usize; 2], gathered: 
 }
 
 impl<'a, T> Patch<'a, T> {
+    /// One cell, to be read alone.
+    pub fn single(cell: &'a T) -> Self {
+        Self {
+            cells: std::slice::from_ref(cell),
+            steps: [1, 1],
+            sizes: [1, 1, 1],
+        }
+    }
+
     /// Where a row begins.
     pub fn at(&self, depth: usize, row: usize) -> usize {
         depth * self.steps[0] + row * self.steps[1]
@@ -201,14 +314,19 @@ impl<'a, T> Patch<'a, T> {
         &self.cells[self.at(depth, row) + column..]
     }
 
-    /// Rows that follow each other without a gap, as long runs as there are.
-    #[inline(always)]
-    pub fn runs(&self) -> impl Iterator<Item = &'a [T]> + '_ {
+    /// The runs of a depth without a gap between cells: how many, and how long.
+    pub fn runs(&self) -> (usize, usize) {
+        let [_, rows, columns] = self.sizes;
+        match self.steps[1] == columns || rows == 1 {
+            true => (1, rows * columns),
+            false => (rows, columns),
+        }
+    }
+
+    /// The cells, in row-major order.
+    pub fn all(&self) -> impl Iterator<Item = &'a T> + '_ {
         let [depths, rows, columns] = self.sizes;
-        let [pieces, len] = match self.steps[1] == columns || rows == 1 {
-            true => [1, rows * columns],
-            false => [rows, columns],
-        };
-        (0..depths).flat_map(move |d| (0..pieces).map(move |row| &self.from(d, row, 0)[..len]))
+        (0..depths)
+            .flat_map(move |d| (0..rows).flat_map(move |row| &self.from(d, row, 0)[..columns]))
     }
 }

@@ -37,7 +37,7 @@ impl Rule for Average {
     }
 
     #[inline(always)]
-    fn gradient<V: Vector>(self, _cell: Cell<V>, terms: [V; 2]) -> [V; 2] {
+    fn gradient<V: Vector>(self, _cell: Cell<V>, _weight: V, terms: [V; 2]) -> [V; 2] {
         [terms[0], V::zero()]
     }
 

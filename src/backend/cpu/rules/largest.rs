@@ -67,7 +67,7 @@ impl Rule for Maximum {
     }
 
     #[inline(always)]
-    fn gradient<V: Vector>(self, _cell: Cell<V>, _terms: [V; 2]) -> [V; 2] {
+    fn gradient<V: Vector>(self, _cell: Cell<V>, _weight: V, _terms: [V; 2]) -> [V; 2] {
         [V::zero(); 2]
     }
 
@@ -105,7 +105,7 @@ impl Rule for Largest {
     }
 
     #[inline(always)]
-    fn gradient<V: Vector>(self, _cell: Cell<V>, _terms: [V; 2]) -> [V; 2] {
+    fn gradient<V: Vector>(self, _cell: Cell<V>, _weight: V, _terms: [V; 2]) -> [V; 2] {
         [V::zero(); 2]
     }
 

@@ -81,7 +81,7 @@ impl Rule for Power {
     }
 
     #[inline(always)]
-    fn gradient<V: Vector>(self, cell: Cell<V>, terms: [V; 2]) -> [V; 2] {
+    fn gradient<V: Vector>(self, cell: Cell<V>, _weight: V, terms: [V; 2]) -> [V; 2] {
         let (x, share) = (cell.x, terms[0]);
         let zero = V::or(share.equal(V::zero()), x.equal(V::zero()));
         if self.p == 2.0 {

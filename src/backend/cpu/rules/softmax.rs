@@ -48,7 +48,7 @@ impl<const LOGITS: bool> Softmax<LOGITS> {
         }
     }
 
-    /// The binary logarithm of the weight; at most 0.
+    /// The binary logarithm of the weight; at most 0. Differences first: the largest logit has exactly 0, however large it is.
     #[inline(always)]
     fn exponent<V: Vector>(self, cell: Cell<V>) -> V {
         let z = if LOGITS { cell.z } else { cell.x };
@@ -148,8 +148,7 @@ impl<const LOGITS: bool> Rule for Softmax<LOGITS> {
     }
 
     #[inline(always)]
-    fn gradient<V: Vector>(self, cell: Cell<V>, terms: [V; 2]) -> [V; 2] {
-        let e = self.exponent(cell).exp2();
+    fn gradient<V: Vector>(self, cell: Cell<V>, e: V, terms: [V; 2]) -> [V; 2] {
         if !LOGITS {
             return [product_or_zero(e, terms[0]), V::zero()];
         }
@@ -242,11 +241,10 @@ impl Rule for ExactSoftPool {
     }
 
     #[inline(always)]
-    fn gradient<V: Vector>(self, cell: Cell<V>, terms: [V; 2]) -> [V; 2] {
+    fn gradient<V: Vector>(self, cell: Cell<V>, e: V, terms: [V; 2]) -> [V; 2] {
         let t = self.0.exponent(cell);
         let slope = t.mul_add(terms[0], V::zero().sub(terms[1]));
         let both = slope.mul_add(V::splat(V::Real::from_f64(LN_2)), terms[0]);
-        let e = t.exp2();
         let none = V::or(terms[0].equal(V::zero()), e.equal(V::zero()));
         [V::select(none, V::zero(), e.mul(both)), V::zero()]
     }

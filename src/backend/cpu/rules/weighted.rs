@@ -49,7 +49,7 @@ impl Rule for Weighted {
     }
 
     #[inline(always)]
-    fn gradient<V: Vector>(self, cell: Cell<V>, terms: [V; 2]) -> [V; 2] {
+    fn gradient<V: Vector>(self, cell: Cell<V>, _weight: V, terms: [V; 2]) -> [V; 2] {
         let x = cell.x;
         let slope = x.mul(terms[0]).sub(terms[1]);
         let slope = V::select(x.greater(V::zero()), slope, V::zero());

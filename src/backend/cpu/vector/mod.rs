@@ -219,6 +219,18 @@ pub trait Vector: Copy {
         Self::splat(Self::Real::INFINITY).greater(self.abs())
     }
 
+    /// The first lanes, so many.
+    #[inline(always)]
+    fn below(count: usize) -> Self::Mask {
+        Self::splat(Self::Real::from_f64(count as f64)).greater(Self::iota())
+    }
+
+    /// The lanes from this one on.
+    #[inline(always)]
+    fn from(lane: usize) -> Self::Mask {
+        Self::iota().greater(Self::splat(Self::Real::from_f64(lane as f64 - 0.5)))
+    }
+
     /// `2^self` for what is not above 0, within two units in the last place; 0 from [`Real::EXP2_ZERO`] down,
     /// NaN or infinite where `self` is NaN or +∞.
     #[inline(always)]

@@ -6,6 +6,8 @@ use super::plan::ABREAST;
 use super::rows::{Along, Apart, ApartBy, Ending, Rows};
 use super::rule::{Join, Rule, Window};
 use super::spread::{Gradients, GradientsBy};
+#[cfg(target_arch = "aarch64")]
+use super::vector::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::vector::x86;
 use super::vector::{Arch, InstructionSet, Kernel, Portable, Real, Vector};
@@ -187,6 +189,8 @@ impl Compile for f32 {
                 Arch::Avx2 => Box::new(Compiled::<R, x86::Avx2>::new(rule)),
                 #[cfg(target_arch = "x86_64")]
                 Arch::Avx512 => Box::new(Compiled::<R, x86::Avx512>::new(rule)),
+                #[cfg(target_arch = "aarch64")]
+                Arch::Neon => Box::new(Compiled::<R, Neon>::new(rule)),
             }
         }
     }
@@ -200,6 +204,8 @@ impl Compile for f64 {
                 Arch::Portable => Box::new(Compiled::<R, Portable>::new(rule)),
                 #[cfg(target_arch = "x86_64")]
                 Arch::Avx2 | Arch::Avx512 => Box::new(Compiled::<R, x86::Avx2>::new(rule)),
+                #[cfg(target_arch = "aarch64")]
+                Arch::Neon => Box::new(Compiled::<R, Neon>::new(rule)),
             }
         }
     }

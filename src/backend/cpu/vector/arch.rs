@@ -1,5 +1,7 @@
 //! The choice of an instruction set, at run time.
 
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{InstructionSet, Kernel, Portable};
@@ -12,9 +14,17 @@ pub enum Arch {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Arch {
+    /// The best that every machine of the target has.
+    #[cfg(not(target_arch = "aarch64"))]
+    const EVERYWHERE: Self = Self::Portable;
+    #[cfg(target_arch = "aarch64")]
+    const EVERYWHERE: Self = Self::Neon;
+
     /// Those that this machine has, the best last.
     pub fn available() -> Vec<Self> {
         let all = [
@@ -23,6 +33,8 @@ impl Arch {
             x86::has_avx2().then_some(Self::Avx2),
             #[cfg(target_arch = "x86_64")]
             x86::has_avx512().then_some(Self::Avx512),
+            #[cfg(target_arch = "aarch64")]
+            Some(Self::Neon),
         ];
         all.into_iter().flatten().collect()
     }
@@ -35,7 +47,7 @@ impl Arch {
         } else if x86::has_avx2() {
             return Self::Avx2;
         }
-        Self::Portable
+        Self::EVERYWHERE
     }
 
     /// Runs a kernel compiled for this set, which the machine must have.
@@ -48,6 +60,8 @@ impl Arch {
                 Self::Avx2 => x86::Avx2::call(kernel),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx512 => x86::Avx512::call(kernel),
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon => Neon::call(kernel),
             }
         }
     }

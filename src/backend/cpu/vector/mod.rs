@@ -4,8 +4,16 @@ mod arch;
 mod portable;
 pub use arch::Arch;
 pub use portable::{Portable, Single};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[macro_use]
+mod intrinsics;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
+
+#[cfg(test)]
+mod tests;
 
 use half::{bf16, f16};
 use std::fmt::Debug;

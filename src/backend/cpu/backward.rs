@@ -5,10 +5,11 @@ use super::direct::{DirectGradients, REACH};
 use super::element::{Element, Narrow};
 use super::forward::{numbers, Pooling, Sums, Windows};
 use super::kernels::Terms;
-use super::plan::{is_direct, Span};
+use super::plan::{Span, Way};
 use super::rule::Window;
 use super::spread::{Gradients, Spread, Spreading};
 use super::tiles::Band;
+use super::turn::Turn;
 use super::vector::{Real, MOST_LANES};
 use super::view::{Area, Gathered, View};
 use crate::geometry::Axis;
@@ -29,8 +30,8 @@ pub struct Scratch<T: Element> {
     kept: Vec<T::Compute>,
     /// Gradients of the cells of an area, and of their logits.
     gradients: [Aligned<T::Compute>; 2],
-    /// Those of a row of a plane.
-    line: Vec<T::Compute>,
+    /// Those of planes abreast, plane after plane.
+    apart: Aligned<T::Compute>,
     window: Window,
 }
 
@@ -179,7 +180,7 @@ impl<T: Element> Backward<'_, T> {
         let area = windows.area(self.pooling.geometry);
         let inside = |a: &Range<usize>, b: &Range<usize>| a.start >= b.start && a.end <= b.end;
         !self.pooling.traits.places
-            && is_direct(&windows.rows, &windows.across)
+            && windows.way() == Way::Direct
             && self.pooling.geometry.axes[0].disjoint()
             && inside(&area.depths, &tile.area.depths)
             && inside(&area.rows, &tile.area.rows)
@@ -390,28 +391,45 @@ impl<T: Element> Backward<'_, T> {
             columns,
         } = &tile.area;
         let Scratch {
-            gradients, line, ..
+            gradients, apart, ..
         } = scratch;
+        let (count, pitch) = (depths.len() * rows.len(), tile.pitch() / tile.unit);
+        // Rows without a gap between them are one.
+        let (pieces, len) = match pitch == columns.len() {
+            true => (1, rows.len() * pitch),
+            false => (rows.len(), columns.len()),
+        };
         for (output, gradients) in output.iter_mut().zip(gradients) {
             if output.is_empty() {
                 continue;
             }
             for plane in 0..tile.planes.len() {
+                let (group, lane) = (plane / tile.unit, plane % tile.unit);
+                let mut lines = &gradients[tile.row(group * tile.unit, 0, 0)..];
+                if tile.unit > 1 {
+                    if lane == 0 {
+                        // Planes abreast, one after the other.
+                        apart.grow(count * pitch * tile.unit);
+                        self.pooling.arch.run(Turn {
+                            cells: lines,
+                            step: tile.unit,
+                            rows: count * pitch,
+                            columns: tile.unit,
+                            to: apart,
+                            pitch: count * pitch,
+                        });
+                    }
+                    lines = &apart[lane * count * pitch..];
+                }
                 for depth in 0..depths.len() {
-                    for (i, row) in rows.clone().enumerate() {
-                        let from = tile.row(plane, depth, i);
-                        let mut values = &gradients[from..from + columns.len()];
-                        if tile.unit > 1 {
-                            let places = (from..).step_by(tile.unit).take(columns.len());
-                            line.clear();
-                            line.extend(places.map(|place| gradients[place]));
-                            values = line;
-                        }
-                        let to = (plane * depths.len() + depth) * band.rows.len() + row
-                            - band.rows.start;
-                        let to = to * columns.len();
-                        let cells = &mut output[to..to + columns.len()];
-                        self.pooling.arch.run(Narrow { values, cells });
+                    let first = (plane * depths.len() + depth) * band.rows.len();
+                    for i in 0..pieces {
+                        let from = (depth * rows.len() + i) * pitch;
+                        let to = (first + rows.start - band.rows.start + i) * columns.len();
+                        self.pooling.arch.run(Narrow {
+                            values: &lines[from..from + len],
+                            cells: &mut output[to..to + len],
+                        });
                     }
                 }
             }

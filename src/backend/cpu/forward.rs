@@ -5,7 +5,7 @@ use super::columns::{kept_pitch, Columns, Pieces, Shifts};
 use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
-use super::plan::{is_direct, is_ranged, Plan, Span, Step, ABREAST};
+use super::plan::{is_ranged, Plan, Span, Way, ABREAST};
 use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
@@ -98,6 +98,11 @@ impl Windows {
     pub fn kept(&self, area: &Area) -> usize {
         let columns = area.columns.len() * self.across.unit;
         area.depths.len() * area.rows.len() * kept_pitch(columns)
+    }
+
+    /// How they are summed.
+    pub fn way(&self) -> Way {
+        Way::of(&self.rows, &self.across)
     }
 
     pub fn area(&self, geometry: &Geometry) -> Area {
@@ -207,7 +212,7 @@ impl<'a, T: Element> Pooling<'a, T> {
             sums: [&a[..cells], &b[..cells]],
             groups,
         };
-        if across.unit == 1 && Step::of(&across.axis).in_vectors() {
+        if windows.way() == Way::Rows {
             return kernels::Sums::Rows(rows);
         }
         let places = windows.places();
@@ -388,9 +393,9 @@ impl<T: Element> Pooling<'_, T> {
         let places = windows.places();
         // Vectors may begin at the last window.
         values.grow(places + MOST_LANES);
-        let all_hold = match is_direct(&windows.rows, &windows.across) {
-            true => self.pool_directly(windows, &mut sums.gathered, values),
-            false => {
+        let all_hold = match windows.way() {
+            Way::Direct => self.pool_directly(windows, &mut sums.gathered, values),
+            _ => {
                 let values = &mut values[..places];
                 let sums = self.sum(windows, false, sums);
                 self.kernels.finish(sums, Finish { values })

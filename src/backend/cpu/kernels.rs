@@ -51,7 +51,7 @@ pub struct Traits {
 /// The sums of windows, or what they are made of; whole vectors.
 pub enum Sums<'a, C> {
     Windows([&'a [C]; 2]),
-    /// [`Step::in_vectors`](super::plan::Step::in_vectors)
+    /// For [`Way::Rows`](super::plan::Way::Rows).
     Rows(Rows<'a, C>),
 }
 

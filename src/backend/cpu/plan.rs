@@ -2,7 +2,7 @@
 //!
 //! Nothing here depends on threads, layouts or values, so that neither do the bits that come out.
 
-use super::direct;
+use super::direct::COLUMNS;
 use super::vector::MOST_LANES;
 use crate::geometry::{Axis, Geometry};
 use std::fmt;
@@ -221,19 +221,36 @@ impl Plan {
     }
 }
 
-/// Whether windows of these rows and columns lie side by side, none padded or cut off, and are pooled in registers: see
-/// [`direct`](super::direct).
-pub fn is_direct(rows: &Span, across: &Span) -> bool {
-    let whole = |span: &Span| {
-        let axis = &span.axis;
-        let last = axis.window(span.windows.end - 1);
-        !is_ranged(axis) && axis.disjoint() && axis.padding == 0 && last.len() == axis.kernel
-    };
-    let columns = (across.axis.kernel, across.axis.stride);
-    across.unit == 1
-        && columns == (direct::COLUMNS, direct::COLUMNS)
-        && whole(across)
-        && whole(rows)
+/// How the windows of a band are summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// In registers, from the cells to the output: [`direct`](super::direct).
+    Direct,
+    /// Down the columns into lines, then along the rows a vector of windows at a time: [`rows::Along`](super::rows::Along).
+    Rows,
+    /// The same with the windows of a row one by one: [`rows::Apart`](super::rows::Apart).
+    Apart,
+    /// The same with a plane in each lane.
+    Abreast,
+}
+
+impl Way {
+    /// That of windows in these rows and columns.
+    pub fn of(rows: &Span, across: &Span) -> Self {
+        // None is padded or cut off.
+        let whole = |span: &Span| {
+            let axis = &span.axis;
+            let last = axis.window(span.windows.end - 1);
+            !is_ranged(axis) && axis.disjoint() && axis.padding == 0 && last.len() == axis.kernel
+        };
+        let two_wide = (across.axis.kernel, across.axis.stride) == (COLUMNS, COLUMNS);
+        match Step::of(&across.axis) {
+            _ if across.unit > 1 => Self::Abreast,
+            _ if two_wide && whole(across) && whole(rows) => Self::Direct,
+            step if step.in_vectors() => Self::Rows,
+            _ => Self::Apart,
+        }
+    }
 }
 
 /// Windows along one axis that are pooled together, and where their cells lie.

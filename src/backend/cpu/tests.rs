@@ -5,6 +5,7 @@ use super::*;
 use crate::geometry::Windows;
 use candle_core::{Layout, Shape};
 use half::{bf16, f16};
+use plan::{Span, Way};
 use vector::Real;
 
 const METHODS: [Method; 9] = [
@@ -179,6 +180,57 @@ fn definition<T: Element>(
     }
 }
 
+/// How the first band of contiguous planes is summed.
+fn way(geometry: &Geometry) -> Way {
+    let ([_, height, width], plan) = (geometry.axes, Plan::forward(geometry));
+    let unit = if plan::is_small(geometry) {
+        plan::ABREAST
+    } else {
+        1
+    };
+    let across = Span::new(&width, 0..plan.columns).times(unit);
+    Way::of(&Span::new(&height, 0..plan.rows), &across)
+}
+
+/// So that every test below runs each way of every method.
+#[test]
+fn the_windows_of_these_tests_are_summed_in_every_way() {
+    let mut ways: Vec<Way> = geometries()
+        .iter()
+        .map(|(geometry, _)| way(geometry))
+        .collect();
+    ways.sort();
+    ways.dedup();
+    assert_eq!(ways, [Way::Direct, Way::Rows, Way::Apart, Way::Abreast]);
+}
+
+/// Planes that lie abreast are pooled so, whatever their size: with the bits that they have one by one.
+#[test]
+fn planes_abreast_have_the_bits_of_planes_alone() {
+    for (geometry, shape) in geometries() {
+        let planes = 2 * plan::ABREAST * rayon::current_num_threads();
+        let cells: usize = shape[1..].iter().product();
+        let x = values::<f32>(1, planes * cells);
+        let abreast: Vec<f32> = (0..x.len())
+            .map(|i| x[i % planes * cells + i / planes])
+            .collect();
+        let [d, h, w] = [shape[1], shape[2], shape[3]];
+        let contiguous = Layout::contiguous((planes, d, h, w));
+        let strides = vec![1, h * w * planes, w * planes, planes];
+        let last = Layout::new(Shape::from((planes, d, h, w)), strides, 0);
+        for method in METHODS {
+            let of = |cells, layout| {
+                let x = View::new(cells, layout, 3);
+                let logits = (method == Method::Logits).then_some(x);
+                forward(Input { x, logits }, &geometry, method).unwrap()
+            };
+            let (alone, together) = (of(&x, &contiguous), of(&abreast, &last));
+            let bits = |ys: &[f32]| -> Vec<u32> { ys.iter().map(|y| y.to_bits()).collect() };
+            assert_eq!(bits(&alone), bits(&together), "{method:?}, {geometry:?}");
+        }
+    }
+}
+
 /// `tolerance` is a part of what is expected, or of the scale of the values.
 fn assert_near<T: Element>(what: &str, found: &[T], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");
@@ -211,8 +263,8 @@ fn compare<T: Element>(tolerance: f64, change: impl Fn(&mut [T])) {
             for gradient in [Gradient::Paper, Gradient::Exact] {
                 let (ys, [dx, dz]) = definition(input, grad, &geometry, method, gradient);
                 for arch in Arch::available() {
-                    let plan = Plan::forward(&geometry);
-                    let what = format!("{arch:?}, {method:?}, {gradient:?}, {plan}, {geometry:?}");
+                    let way = way(&geometry);
+                    let what = format!("{arch:?}, {method:?}, {gradient:?}, {way:?}, {geometry:?}");
                     let found = forward_on(arch, input, &geometry, method).unwrap();
                     assert_near(&what, &found, &ys, tolerance);
                     let found =

@@ -48,12 +48,11 @@ impl<const LOGITS: bool> Softmax<LOGITS> {
         }
     }
 
-    /// The binary logarithm of the weight; at most 0, but for what rounds the shift: that is the same for all cells.
+    /// The binary logarithm of the weight; at most 0. Differences first: the largest logit has exactly 0, however large it is.
     #[inline(always)]
     fn exponent<V: Vector>(self, cell: Cell<V>) -> V {
         let z = if LOGITS { cell.z } else { cell.x };
-        let scale = self.scale::<V>();
-        z.mul_add(scale, V::zero().sub(self.height(cell.shift).mul(scale)))
+        z.sub(self.height(cell.shift)).mul(self.scale())
     }
 
     /// Largest logit, total weight and output of a window as the definition reads.

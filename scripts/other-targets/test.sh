@@ -38,7 +38,7 @@ level='profile.dev.package."*".opt-level=1'
 
 tests="accuracy determinism digits gradients not_finite properties rules"
 more="composed errors layouts methods public_face pytorch training"
-# Until SoftPool's own kernels have one rule for NaN in a minimum or maximum, on every instruction set.
+# Until the kernels have one rule for NaN in a minimum or maximum, on every instruction set.
 known=channels_last_give_the_bits_of_contiguous_ones
 # Thousands of passes: many minutes under qemu, so that only WebAssembly runs them, and `more`.
 slow="far_activations_leave_no_window_wrong every_instruction_set_agrees_with_the_definition

@@ -1,12 +1,17 @@
 //! Compiles `cuda/softpool.cu`, with the headers in `kernels`, to PTX, under the feature `cuda` only.
 
 use std::env;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SOURCE: &str = "cuda/softpool.cu";
 const HEADERS: &str = "kernels";
-/// A module has the kernels of a dtype and an index.
+/// A module has the kernels of a rule, a dtype and an index.
+const RULES: [&str; 6] = [
+    "softpool", "softmax", "average", "power", "weighted", "maximum",
+];
 const DTYPES: [&str; 4] = ["f16", "bf16", "f32", "f64"];
 const INDICES: [&str; 2] = ["u32", "u64"];
 /// PTX runs on GPUs of its own compute capability and all later ones; CUDA 12 and 13 both know this one.
@@ -32,41 +37,64 @@ fn main() {
 fn compile(capability: &str) -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let nvcc = nvcc();
-    let modules = DTYPES.map(|dtype| INDICES.map(|index| (dtype, index)));
-    let modules = modules.as_flattened();
+    let modules: Vec<Module> = RULES
+        .into_iter()
+        .flat_map(|rule| DTYPES.map(|dtype| (rule, dtype)))
+        .flat_map(|(rule, dtype)| INDICES.map(|index| Module { rule, dtype, index }))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let compile_some = || -> Result<(), String> {
+        while let Some(module) = modules.get(next.fetch_add(1, Ordering::Relaxed)) {
+            compile_module(&nvcc, capability, module, &out)?;
+        }
+        Ok(())
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| {
-        let compilers: Vec<_> = modules
-            .iter()
-            .map(|module| scope.spawn(|| compile_module(&nvcc, capability, *module, &out)))
-            .collect();
+        let compilers: Vec<_> = (0..threads).map(|_| scope.spawn(compile_some)).collect();
         compilers
             .into_iter()
             .try_for_each(|compiler| compiler.join().expect("a compiler's thread"))
     })?;
     let entries: String = modules
         .iter()
-        .map(|(dtype, index)| {
-            format!("(\"{dtype}_{index}\", include_str!(\"{dtype}_{index}.ptx\")),\n")
+        .map(|module| {
+            let name = module.name();
+            format!("(\"{name}\", include_str!(\"{name}.ptx\")),\n")
         })
         .collect();
     std::fs::write(out.join("modules.rs"), format!("&[\n{entries}]\n"))
         .map_err(|e| format!("{}: {e}", out.display()))
 }
 
+struct Module {
+    rule: &'static str,
+    dtype: &'static str,
+    index: &'static str,
+}
+
+impl Module {
+    fn name(&self) -> String {
+        let Self { rule, dtype, index } = self;
+        format!("{rule}_{dtype}_{index}")
+    }
+}
+
 fn compile_module(
     nvcc: &Path,
     capability: &str,
-    (dtype, index): (&str, &str),
+    module: &Module,
     out: &Path,
 ) -> Result<(), String> {
     let output = Command::new(nvcc)
         // A module uses only some of the functions.
         .args(["-std=c++17", "-O3", "-ptx", "-diag-suppress", "177"])
         .arg(format!("-arch=compute_{capability}"))
-        .arg(format!("-DMODULE_DTYPE={dtype}"))
-        .arg(format!("-DMODULE_INDEX={index}"))
+        .arg(format!("-DMODULE_RULE={}", module.rule))
+        .arg(format!("-DMODULE_DTYPE={}", module.dtype))
+        .arg(format!("-DMODULE_INDEX={}", module.index))
         .arg("-o")
-        .arg(out.join(format!("{dtype}_{index}.ptx")))
+        .arg(out.join(format!("{}.ptx", module.name())))
         .arg(SOURCE)
         .output()
         .map_err(|e| {

@@ -17,6 +17,7 @@
 
 // Threads of a block, as in src/backend/plan.rs.
 #define BLOCK 256
+#define WARP 32
 
 using u32 = uint32_t;
 using u64 = uint64_t;
@@ -83,12 +84,12 @@ DEVICE float higher(float a, float b) {
 DEVICE double higher(double a, double b) { return a > b || a != a ? a : b; }
 
 // 2^t, with a relative error of at most 2^-22; results below the normal numbers may be zero.
-DEVICE float power(float t) {
+DEVICE float two_to(float t) {
     float e;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(t));
     return e;
 }
-DEVICE double power(double t) { return exp2(t); }
+DEVICE double two_to(double t) { return exp2(t); }
 
 // 1 / b for b from 2^-56 to the number of cells, within a unit in the last place.
 DEVICE float reciprocal(float b) {
@@ -98,35 +99,56 @@ DEVICE float reciprocal(float b) {
 }
 DEVICE double reciprocal(double b) { return 1.0 / b; }
 
+DEVICE float root(float v) { return sqrtf(v); }
+DEVICE double root(double v) { return sqrt(v); }
+DEVICE float any_power(float v, float p) { return powf(v, p); }
+DEVICE double any_power(double v, double p) { return pow(v, p); }
+
+// What the thread of the warp whose number differs in these bits has.
+DEVICE float exchanged(float v, int mask) { return __shfl_xor_sync(~0u, v, mask); }
+DEVICE double exchanged(double v, int mask) { return __shfl_xor_sync(~0u, v, mask); }
+DEVICE u32 exchanged(u32 v, int mask) { return __shfl_xor_sync(~0u, v, mask); }
+DEVICE void wait_for_block() { __syncthreads(); }
+
 #include "../kernels/math.h"
 #include "../kernels/index.h"
 #include "../kernels/launch.h"
+#include "../kernels/rules.h"
 #include "../kernels/windows.h"
 #include "../kernels/patches.h"
+#include "../kernels/tiles.h"
 
 // ---- The kernels by name --------------------------------------------------------------------------------------
 
-#define KERNEL(NAME, T, I)                                                                                    \
+#define KERNEL(NAME, T, I, ...)                                                                               \
     extern "C" __global__ void __launch_bounds__(BLOCK, sizeof(I) + sizeof(T) <= 8 ? 2 : 1) NAME##_##T##_##I( \
-        const T* __restrict__ input, const T* __restrict__ grad, T* __restrict__ output,                      \
-        Compute<T>* __restrict__ scratch, const __grid_constant__ Params p) {                                 \
-        extern __shared__ Compute<T> shared[];                                                                \
-        const Buffers<T> of = {input, grad, output, scratch, shared};                                         \
-        NAME<T, I>(of, p, Turn{blockIdx.x, gridDim.x, threadIdx.x, BLOCK});                                   \
+        const T* __restrict__ input, const T* __restrict__ logits, const T* __restrict__ grad,                \
+        T* __restrict__ output, Compute<T>* __restrict__ scratch, const __grid_constant__ Params p) {         \
+        extern __shared__ double shared[];                                                                    \
+        const Buffers<T> of = {input, logits, grad, output, scratch, reinterpret_cast<Compute<T>*>(shared)};  \
+        __VA_ARGS__(of, p, Turn{blockIdx.x, gridDim.x, threadIdx.x, BLOCK});                                  \
     }
 
 #include "../kernels/list.h"
 
 // build.rs compiles a module at a time, so that the driver translates only the kernels that a program needs.
-#ifdef MODULE_DTYPE
-KERNELS(MODULE_DTYPE, MODULE_INDEX)
+#ifdef MODULE_RULE
+KERNELS(MODULE_RULE, MODULE_DTYPE, MODULE_INDEX)
 #else
-#define DTYPE(T)    \
-    KERNELS(T, u32) \
-    KERNELS(T, u64)
+#define RULE(R)             \
+    KERNELS(R, f16, u32)    \
+    KERNELS(R, f16, u64)    \
+    KERNELS(R, bf16, u32)   \
+    KERNELS(R, bf16, u64)   \
+    KERNELS(R, f32, u32)    \
+    KERNELS(R, f32, u64)    \
+    KERNELS(R, f64, u32)    \
+    KERNELS(R, f64, u64)
 
-DTYPE(f16)
-DTYPE(bf16)
-DTYPE(f32)
-DTYPE(f64)
+RULE(softpool)
+RULE(softmax)
+RULE(average)
+RULE(power)
+RULE(weighted)
+RULE(maximum)
 #endif

@@ -25,6 +25,24 @@ DEVICE I offset(CONSTANT u64* strides, Position<I> at, CONSTANT Params& p) {
            at.column * I(strides[4]);
 }
 
+// A cell from its plane's first. Where rows are one long row for windows but not in memory, that is unfolded.
+template <typename I>
+DEVICE I within_plane(CONSTANT u64* strides, I depth, I row, I column, CONSTANT Params& p) {
+    if (p.folded_columns.value) {
+        const I above = divide(column, p.folded_columns), deeper = divide(above, p.folded_rows);
+        column -= above * I(p.folded_columns.value);
+        row += above - deeper * I(p.folded_rows.value);
+        depth += deeper;
+    }
+    return depth * I(strides[2]) + row * I(strides[3]) + column * I(strides[4]);
+}
+
+template <typename I>
+DEVICE I cell_offset(CONSTANT u64* strides, Position<I> at, CONSTANT Params& p) {
+    const Position<I> plane = {at.plane, 0, 0, 0};
+    return offset(strides, plane, p) + within_plane(strides, at.depth, at.row, at.column, p);
+}
+
 // The index of a window among those of all planes, which is that of its output.
 template <typename I>
 DEVICE I output_index(Position<I> at, CONSTANT Params& p) {
@@ -70,6 +88,25 @@ DEVICE Range<I> windows_of(CONSTANT Axis& axis, I i) {
     }
     I first = i < reach ? I(0) : divide(I(i - reach), axis.stride) + 1;
     return {first, least(divide(I(i + I(axis.padding)), axis.stride) + 1, output)};
+}
+
+// The cells of window o with the padded ones; what hangs over the padding is none.
+template <typename I>
+DEVICE u64 with_padding(CONSTANT Axis& axis, I o) {
+    const Range<I> cells = window(axis, o);
+    if (axis.adaptive) return cells.end - cells.begin;
+    return least(axis.size, axis.padded - u64(o) * axis.stride.value);
+}
+
+// What a window's sum is divided by.
+template <typename C, typename I>
+DEVICE C count_of(Position<I> at, CONSTANT Params& p) {
+    if (p.count == COUNT_NOTHING) return C(1);
+    if (p.count == COUNT_PADDING)
+        return C(with_padding(p.axes[0], at.depth)) * C(with_padding(p.axes[1], at.row)) *
+               C(with_padding(p.axes[2], at.column));
+    const Range<I> d = window(p.axes[0], at.depth), h = window(p.axes[1], at.row), w = window(p.axes[2], at.column);
+    return C(d.end - d.begin) * C(h.end - h.begin) * C(w.end - w.begin);
 }
 
 // The cells of window o and those behind it that no window has, where windows share none.

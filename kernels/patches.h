@@ -1,13 +1,7 @@
-// Windows side by side.
-//
-// 2 x 2 and 3 x 3 windows at steps of two: a thread has a few, and their cells in registers. Those of 3 x 3 overlap;
-// they share a shift, so that each cell is exponentiated once. A window that does not hold, because it lies far
-// below the shift or has cells that are not finite, is left to the functions above. Beta is positive here.
-
-template <typename T, int N>
-struct alignas(N * sizeof(T)) Vector {
-    T cells[N];
-};
+// SoftPool's windows side by side: 2 x 2 (and 2 x 2 x 2) ones, and 3 x 3 ones at steps of two. A thread has a few, and
+// their cells in registers. Those of 3 x 3 overlap; they share a shift, so that each cell is exponentiated once. Those that
+// do not hold, because they lie far below the shift, are pooled again about their own peaks; only where a value is not
+// finite is it left to the functions for any window.
 
 // The rows of a plane. What lies above or left of it wraps around, and lies beyond its end.
 template <typename T, typename I>
@@ -20,26 +14,23 @@ struct Rows {
 template <typename T, typename I>
 DEVICE Rows<T, I> input_rows(GLOBAL const T* input, Position<I> at, CONSTANT Params& p) {
     const Position<I> plane = {at.plane, at.depth, 0, 0};
-    return {input + offset(p.input, plane, p), I(p.axes[1].input), I(p.axes[2].input), I(p.input[3]), I(p.input[4]),
-            p.input_vectors != 0};
+    const bool is = at.depth < I(p.axes[0].input);
+    return {input + (is ? offset(p.input, plane, p) : I(0)), is ? I(p.axes[1].input) : I(0), I(p.axes[2].input),
+            I(p.input[3]), I(p.input[4]), p.input_vectors != 0};
 }
 
 template <typename T, typename I>
 DEVICE Rows<T, I> grad_rows(GLOBAL const T* grad, Position<I> at, CONSTANT Params& p) {
     const Position<I> plane = {at.plane, at.depth, 0, 0};
-    return {grad + offset(p.grad, plane, p), I(p.axes[1].output), I(p.axes[2].output), I(p.grad[3]), I(p.grad[4]),
-            p.grad_vectors != 0};
+    const bool is = at.depth < I(p.axes[0].output);
+    return {grad + (is ? offset(p.grad, plane, p) : I(0)), is ? I(p.axes[1].output) : I(0), I(p.axes[2].output),
+            I(p.grad[3]), I(p.grad[4]), p.grad_vectors != 0};
 }
 
-// What cells beyond a plane are read as: of no weight, but finite.
-template <typename T>
-DEVICE Compute<T> lowest() {
-    return -Element<T>::largest();
-}
-
-// R rows of N cells: L before a column where vectors begin, a vector, and M behind it.
-template <int L, int M, typename T, int R, int N, typename I>
-DEVICE void load(PRIVATE Compute<T> (&s)[R][N], Rows<T, I> of, I row, I column) {
+// R rows of N cells into those of `s` from `first` on: L cells before a column where vectors begin, a vector, and M behind
+// it. Cells beyond the plane become `beyond`; whether there was none.
+template <int L, int M, int R, typename T, int S, int N, typename I>
+DEVICE bool load(PRIVATE Compute<T> (&s)[S][N], int first, Rows<T, I> of, I row, I column, Compute<T> beyond) {
     constexpr int V = N - L - M;
     // Everything is on its way before anything is used.
     if (of.vectors && row < of.rows && of.rows - row >= R && column < of.columns && of.columns - column >= V) {
@@ -50,24 +41,39 @@ DEVICE void load(PRIVATE Compute<T> (&s)[R][N], Rows<T, I> of, I row, I column) 
 #pragma unroll
             for (int i = 0; i < N; i++)
                 if (i >= L && i < L + V)
-                    s[r][i] = widen(vector.cells[i - L]);
+                    s[first + r][i] = widen(vector.cells[i - L]);
                 else
-                    s[r][i] = column + I(i - L) < of.columns ? widen(cell[i - L]) : lowest<T>();
+                    s[first + r][i] = column + I(i - L) < of.columns ? widen(cell[i - L]) : beyond;
         }
     } else {
 #pragma unroll
         for (int r = 0; r < R; r++) {
             const I h = row + r;
 #pragma unroll
-            for (int i = 0; i < N; i++) s[r][i] = lowest<T>();
+            for (int i = 0; i < N; i++) s[first + r][i] = beyond;
             if (h >= of.rows) continue;
 #pragma unroll
             for (int i = 0; i < N; i++) {
                 const I w = column + I(i - L);
-                if (w < of.columns) s[r][i] = widen(of.plane[h * of.pitch + w * of.step]);
+                if (w < of.columns) s[first + r][i] = widen(of.plane[h * of.pitch + w * of.step]);
             }
         }
     }
+    return row < of.rows && of.rows - row >= R && column - I(L) < of.columns && of.columns - (column - I(L)) >= N;
+}
+
+// What cells beyond a plane are read as: hardly ever of any weight, but finite. With the sign of the temperature.
+template <typename T>
+DEVICE Compute<T> beyond(CONSTANT Params& p) {
+    return -Element<T>::largest() * temperature(p, Compute<T>()).sign;
+}
+
+// So that the highest weighs most.
+template <typename C, int R, int N>
+DEVICE void mirror(PRIVATE C (&s)[R][N], CONSTANT Params& p) {
+    if (temperature(p, C()).sign > C(0)) return;
+#pragma unroll
+    for (int i = 0; i < R * N; i++) s[i / N][i % N] = -s[i / N][i % N];
 }
 
 template <typename T, int N, typename I>
@@ -90,26 +96,26 @@ DEVICE I left_of(I at, I cells) {
     return at < cells ? cells - at : I(0);
 }
 
+// Without regard to NaN, which then shows in the sums.
 template <typename C, int R, int N>
 DEVICE C peak_of(PRIVATE const C (&s)[R][N]) {
     C peak = s[0][0];
 #pragma unroll
-    for (int i = 1; i < R * N; i++) peak = higher(peak, s[i / N][i % N]);
+    for (int i = 1; i < R * N; i++) peak = fmax(peak, s[i / N][i % N]);
     return peak;
 }
 
 // Whether cells beyond a plane have no weight about a shift.
 template <typename T>
 DEVICE bool clears(Compute<T> shift, CONSTANT Params& p) {
-    using C = Compute<T>;
-    return weigh(lowest<T>(), shift, temperature(p, C())).e == C(0);
+    return weigh(-Element<T>::largest(), shift, temperature(p, Compute<T>())).e == Compute<T>(0);
 }
 
-// Sums of weights below this lie too far from the shift: by 39 / beta, or by 7 / beta for exact gradients, whose terms
-// then cancel.
+// Sums of weights below this lie too far from the shift: by 17 / beta, or by 3.5 / beta for exact gradients, whose terms
+// then cancel. Errors stay below 2e-6 in f32.
 template <typename C>
 DEVICE C least_total(bool exact) {
-    return C(1) / C(u64(1) << (exact ? 10 : 56));
+    return exact ? C(0.03125) : C(5.9604644775390625e-8);
 }
 
 // Of cells in a column, with weights about a shift that windows share: the sums of e and of e v.
@@ -130,15 +136,17 @@ DEVICE Column<C> sum_of_three(PRIVATE const Column<C> (&columns)[N], int first) 
     return {a.total + b.total + c.total, a.sum + b.sum + c.sum};
 }
 
-// Of the 2 x 2 window in columns from `column` on.
-template <typename C, int N>
-DEVICE Sums<C> sums_of_square(PRIVATE Weighed<C> (&cells)[4], PRIVATE const C (&s)[2][N], int column, CONSTANT Temperature<C>& t) {
-    const C square[2][2] = {{s[0][column], s[0][column + 1]}, {s[1][column], s[1][column + 1]}};
-    Sums<C> sums = {peak_of(square), C(0), C(0)};
+// Of the window of H rows from `row` on and W columns from `column` on, about its own peak; its cells in row-major order.
+template <int H, int W, typename C, int R, int N>
+DEVICE Sums<C> sums_of_window(PRIVATE Weighed<C> (&cells)[H * W], PRIVATE const C (&s)[R][N], int row, int column,
+                              CONSTANT Temperature<C>& t) {
+    Sums<C> sums = {s[row][column], C(0), C(0)};
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        cells[i] = weigh(square[i / 2][i % 2], sums.peak, t);
-        add(sums, cells[i]);
+    for (int i = 1; i < H * W; i++) sums.peak = fmax(sums.peak, s[row + i / W][column + i % W]);
+#pragma unroll
+    for (int i = 0; i < H * W; i++) {
+        cells[i] = weigh(s[row + i / W][column + i % W], sums.peak, t);
+        add_weighed(sums, cells[i]);
     }
     return sums;
 }
@@ -161,46 +169,78 @@ DEVICE C passed(Line<C> line, Weighed<C> cell) {
     return cell.e == C(0) ? C(0) : cell.e * fma(line.slope, cell.d, line.level);
 }
 
-// ---- Kernels -------------------------------------------------------------------------------------------------------
+template <typename I>
+DEVICE bool is_window(Position<I> at, CONSTANT Params& p) {
+    return at.depth < I(p.axes[0].output) && at.row < I(p.axes[1].output) && at.column < I(p.axes[2].output);
+}
 
-// The outputs of windows in a row, from one on; where not all hold, they are computed anew.
+DEVICE Team alone() { return {0, 1, 0, 1}; }
+
+// ---- Forward --------------------------------------------------------------------------------------------------
+
+// The outputs of windows in a row, from one on; where one is not finite, all as any windows are.
 template <typename T, int N, typename I>
-DEVICE void store_outputs(GLOBAL const T* input, GLOBAL T* output, Position<I> at, PRIVATE const T (&ys)[N], bool all_hold,
-                          CONSTANT Params& p) {
-    GLOBAL T* row = output + output_index(at, p);
+DEVICE void store_outputs(Buffers<T> of, Position<I> at, PRIVATE const T (&ys)[N], bool all_hold, CONSTANT Params& p) {
+    GLOBAL T* row = of.output + output_index(at, p);
     const I left = left_of(at.column, I(p.axes[2].output));
     if (all_hold) {
         store(row, ys, left, p.output_vectors);
     } else {
 #pragma unroll 1
-        for (I i = 0; i < least(I(N), left); i++, at.column++)
-            row[i] = output_of<T>(sums_of(cells_of(input, at, p), p), p);
+        for (I i = 0; i < least(I(N), left); i++, at.column++) {
+            const Known<Compute<T>> known = known_of<SoftPool, 1>(of, cells_of<SoftPool>(at, p), at, alone(), p);
+            row[i] = rounded<T>(SoftPool::output(known.sums, known.unit, known.count, p), p);
+        }
+    }
+}
+
+// The output of a window; whether it holds.
+template <typename T>
+DEVICE bool settle(PRIVATE T& y, Sums<Compute<T>> sums, bool whole, CONSTANT Params& p) {
+    CONSTANT Temperature<Compute<T>>& t = temperature(p, Compute<T>());
+    const Compute<T> mean = mean_of(sums, t);
+    y = Element<T>::narrow(t.sign * mean);
+    return is_finite(mean) && (whole || clears<T>(sums.peak, p));
+}
+
+// D is the depth of the windows.
+template <int D, typename T, typename I>
+DEVICE void forward_squares(Buffers<T> of, CONSTANT Params& p, Turn turn) {
+    using C = Compute<T>;
+    constexpr int V = 8 / sizeof(T);
+    FOR_ITEMS(item) {
+        Position<I> at = position(item, p);
+        at.column *= V;
+        const I windows = left_of(at.column, I(p.axes[2].output));
+        C s[2 * D][2 * V];
+        bool whole = true;
+#pragma unroll
+        for (int d = 0; d < D; d++) {
+            const Position<I> plane = {at.plane, D * at.depth + d, 0, 0};
+            const Rows<T, I> rows = input_rows(of.input, plane, p);
+            whole = load<0, 0, 2>(s, 2 * d, rows, 2 * at.row, 2 * at.column, beyond<T>(p)) && whole;
+        }
+        mirror(s, p);
+        bool all_hold = true;
+        T ys[V];
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            Weighed<C> cells[4 * D];
+            const Sums<C> sums = sums_of_window<2 * D, 2>(cells, s, 0, 2 * j, temperature(p, C()));
+            all_hold = (settle(ys[j], sums, whole, p) || I(j) >= windows) && all_hold;
+        }
+        store_outputs(of, at, ys, all_hold, p);
     }
 }
 
 template <typename T, typename I>
 DEVICE void forward_2x2(Buffers<T> of, CONSTANT Params& p, Turn turn) {
-    using C = Compute<T>;
-    constexpr int V = 8 / sizeof(T);
-    CONSTANT Temperature<C>& t = temperature(p, C());
-    FOR_ITEMS(item) {
-        Position<I> at = position(item, p);
-        at.column *= V;
-        const I windows = left_of(at.column, I(p.axes[2].output));
-        C s[2][2 * V];
-        load<0, 0>(s, input_rows(of.input, at, p), 2 * at.row, 2 * at.column);
-        bool all_hold = true;
-        T ys[V];
-#pragma unroll
-        for (int j = 0; j < V; j++) {
-            Weighed<C> cells[4];
-            const Sums<C> sums = sums_of_square(cells, s, 2 * j, t);
-            const C y = mean_of(sums, t);
-            ys[j] = Element<T>::narrow(y);
-            all_hold = all_hold && (I(j) >= windows || (is_finite(y) && clears<T>(sums.peak, p)));
-        }
-        store_outputs(of.input, of.output, at, ys, all_hold, p);
-    }
+    forward_squares<1, T, I>(of, p, turn);
+}
+
+template <typename T, typename I>
+DEVICE void forward_2x2x2(Buffers<T> of, CONSTANT Params& p, Turn turn) {
+    forward_squares<2, T, I>(of, p, turn);
 }
 
 // P is the padding of the columns.
@@ -213,7 +253,9 @@ DEVICE void forward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
     at.column *= V;
     const I windows = left_of(at.column, I(p.axes[2].output));
     C s[3][W];
-    load<P, 1 - P>(s, input_rows(of.input, at, p), 2 * at.row - I(p.axes[1].padding), 2 * at.column);
+    const I row = 2 * at.row - I(p.axes[1].padding);
+    const bool whole = load<P, 1 - P, 3>(s, 0, input_rows(of.input, at, p), row, 2 * at.column, beyond<T>(p));
+    mirror(s, p);
     const C shift = peak_of(s);
     Column<C> columns[W];
 #pragma unroll
@@ -222,17 +264,26 @@ DEVICE void forward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
 #pragma unroll
         for (int r = 0; r < 3; r++) add(columns[c], weigh(s[r][c], shift, t).e, s[r][c]);
     }
-    bool all_hold = clears<T>(shift, p);
+    bool all_hold = whole || clears<T>(shift, p);
     T ys[V];
 #pragma unroll
     for (int j = 0; j < V; j++) {
         // The mean of s, not of its distance to the shift, which may be much larger.
         const Column<C> all = sum_of_three(columns, 2 * j);
         const C y = all.sum * reciprocal(all.total);
-        ys[j] = Element<T>::narrow(y);
+        ys[j] = Element<T>::narrow(t.sign * y);
         all_hold = all_hold && (I(j) >= windows || (all.total >= least_total<C>(false) && is_finite(y)));
     }
-    store_outputs(of.input, of.output, at, ys, all_hold, p);
+    if (!all_hold) {
+        all_hold = true;
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            Weighed<C> cells[9];
+            const Sums<C> sums = sums_of_window<3, 3>(cells, s, 0, 2 * j, t);
+            all_hold = (settle(ys[j], sums, whole, p) || I(j) >= windows) && all_hold;
+        }
+    }
+    store_outputs(of, at, ys, all_hold, p);
 }
 
 template <typename T, typename I>
@@ -245,81 +296,136 @@ DEVICE void forward_3x3(Buffers<T> of, CONSTANT Params& p, Turn turn) {
     }
 }
 
-template <typename I>
-DEVICE bool is_window(Position<I> at, CONSTANT Params& p) {
-    return at.row < I(p.axes[1].output) && at.column < I(p.axes[2].output);
-}
+// ---- Backward -------------------------------------------------------------------------------------------------
 
-// The gradient of a cell from its windows, summed one at a time.
+// The gradient of a cell from its windows, each pooled anew.
 template <typename T, typename I>
-DEVICE Compute<T> gathered(GLOBAL const T* input, GLOBAL const T* grad, Position<I> at, CONSTANT Params& p) {
+DEVICE Compute<T> gathered(Buffers<T> of, Position<I> at, CONSTANT Params& p) {
     using C = Compute<T>;
-    const C s = temperature(p, C()).sign * widen(input[offset(p.input, at, p)]);
-    const Range<I> rows = windows_of(p.axes[1], at.row), columns = windows_of(p.axes[2], at.column);
+    const C x = widen(of.input[offset(p.input, at, p)]);
+    const Range<I> depths = windows_of(p.axes[0], at.depth), rows = windows_of(p.axes[1], at.row);
+    const Range<I> columns = windows_of(p.axes[2], at.column);
     C dx = C(0);
-    for (I h = rows.begin; h < rows.end; h++)
-        for (I w = columns.begin; w < columns.end; w++) {
-            const Position<I> window = {at.plane, at.depth, h, w};
-            const C g = widen(grad[offset(p.grad, window, p)]);
-            dx += passed(passing_of(sums_of(cells_of(input, window, p), p), g, p), s, p);
-        }
+    for (I d = depths.begin; d < depths.end; d++)
+        for (I h = rows.begin; h < rows.end; h++)
+            for (I w = columns.begin; w < columns.end; w++) {
+                const Position<I> window = {at.plane, d, h, w};
+                const Cells<I> cells = cells_of<SoftPool>(window, p);
+                dx += SoftPool::passed(passing_of<SoftPool, 1>(of, cells, window, alone(), p), x, x, 0, p);
+            }
     return dx;
 }
 
-// Two rows of gradients, from a cell on; where not all windows hold or one is not finite, they are computed anew.
-template <typename T, int N, typename I>
-DEVICE void store_gradients(GLOBAL const T* input, GLOBAL const T* grad, GLOBAL T* output, Position<I> at,
-                            PRIVATE const Compute<T> (&dx)[2][N], bool all_hold, CONSTANT Params& p) {
+// Rows of gradients, from a cell on, two of a plane; where one is not finite, all as any windows' are.
+template <int D, typename T, int N, typename I>
+DEVICE void store_gradients(Buffers<T> of, Position<I> at, PRIVATE const Compute<T> (&dx)[2 * D][N], bool all_hold,
+                            CONSTANT Params& p) {
     const I left = left_of(at.column, I(p.axes[2].input));
     Compute<T> all = 0;
 #pragma unroll
-    for (int i = 0; i < 2 * N; i++) all += dx[i / N][i % N];
+    for (int i = 0; i < 2 * D * N; i++) all += dx[i / N][i % N];
     all_hold = all_hold && is_finite(all);
 #pragma unroll
-    for (int r = 0; r < 2; r++, at.row++) {
-        if (at.row >= I(p.axes[1].input)) continue;
-        GLOBAL T* row = output + input_index(at, p);
+    for (int r = 0; r < 2 * D; r++) {
+        Position<I> cell = {at.plane, at.depth + r / 2, at.row + r % 2, at.column};
+        if (cell.depth >= I(p.axes[0].input) || cell.row >= I(p.axes[1].input)) continue;
+        GLOBAL T* row = of.output + input_index(cell, p);
         if (all_hold) {
             T cells[N];
 #pragma unroll
             for (int i = 0; i < N; i++) cells[i] = Element<T>::narrow(dx[r][i]);
             store(row, cells, left, p.output_vectors);
         } else {
-            Position<I> cell = at;
 #pragma unroll 1
             for (I i = 0; i < least(I(N), left); i++, cell.column++)
-                row[i] = Element<T>::narrow(gathered(input, grad, cell, p));
+                row[i] = Element<T>::narrow(gathered(of, cell, p));
         }
+    }
+}
+
+template <int D, typename T, typename I>
+DEVICE void backward_squares(Buffers<T> of, CONSTANT Params& p, Turn turn) {
+    using C = Compute<T>;
+    constexpr int V = 8 / sizeof(T);
+    FOR_ITEMS(item) {
+        Position<I> at = position(item, p);
+        at.column *= V;
+        const Position<I> from = {at.plane, D * at.depth, 2 * at.row, 2 * at.column};
+        C s[2 * D][2 * V], g[1][V];
+        bool whole = true;
+#pragma unroll
+        for (int d = 0; d < D; d++) {
+            const Position<I> plane = {at.plane, from.depth + d, 0, 0};
+            const Rows<T, I> rows = input_rows(of.input, plane, p);
+            whole = load<0, 0, 2>(s, 2 * d, rows, from.row, from.column, beyond<T>(p)) && whole;
+        }
+        mirror(s, p);
+        load<0, 0, 1>(g, 0, grad_rows(of.grad, at, p), at.row, at.column, C(0));
+        bool all_hold = true;
+        C dx[2 * D][2 * V];
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            const Position<I> window = {at.plane, at.depth, at.row, at.column + j};
+            Weighed<C> cells[4 * D];
+            const Sums<C> sums = sums_of_window<2 * D, 2>(cells, s, 0, 2 * j, temperature(p, C()));
+            const Line<C> line = line_of(sums.total, sums.below, g[0][j], p);
+            const bool is = is_window(window, p);
+            all_hold = all_hold && (!is || whole || clears<T>(sums.peak, p));
+#pragma unroll
+            for (int i = 0; i < 4 * D; i++) dx[i / 2][2 * j + i % 2] = is ? passed(line, cells[i]) : C(0);
+        }
+        store_gradients<D>(of, from, dx, all_hold, p);
     }
 }
 
 template <typename T, typename I>
 DEVICE void backward_2x2(Buffers<T> of, CONSTANT Params& p, Turn turn) {
+    backward_squares<1, T, I>(of, p, turn);
+}
+
+template <typename T, typename I>
+DEVICE void backward_2x2x2(Buffers<T> of, CONSTANT Params& p, Turn turn) {
+    backward_squares<2, T, I>(of, p, turn);
+}
+
+// The same gradients as below, of windows each about its own peak: where not all hold about the one that they share.
+// Their cells are read again, which happens seldom: keeping them would take too many registers.
+template <int L, int P, typename T, int N, typename I>
+DEVICE bool pass_anew(PRIVATE Compute<T> (&dx)[2][N], Buffers<T> of, Rows<T, I> rows, Position<I> from, Position<I> at,
+                      CONSTANT Params& p) {
     using C = Compute<T>;
-    constexpr int V = 8 / sizeof(T);
-    CONSTANT Temperature<C>& t = temperature(p, C());
-    FOR_ITEMS(item) {
-        Position<I> at = position(item, p);
-        at.column *= V;
-        const Position<I> from = {at.plane, at.depth, 2 * at.row, 2 * at.column};
-        C s[2][2 * V], g[1][V];
-        load<0, 0>(s, input_rows(of.input, at, p), from.row, from.column);
-        load<0, 0>(g, grad_rows(of.grad, at, p), at.row, at.column);
-        bool all_hold = true;
-        C dx[2][2 * V];
+    bool all_hold = true;
 #pragma unroll
-        for (int j = 0; j < V; j++) {
-            const Position<I> window = {at.plane, at.depth, at.row, at.column + j};
-            Weighed<C> cells[4];
-            const Sums<C> sums = sums_of_square(cells, s, 2 * j, t);
-            const Line<C> line = line_of(sums.total, sums.below, g[0][j], p);
-            const bool is = is_window(window, p);
-            all_hold = all_hold && (!is || clears<T>(sums.peak, p));
+    for (int i = 0; i < 2 * N; i++) dx[i / N][i % N] = C(0);
 #pragma unroll
-            for (int i = 0; i < 4; i++) dx[i / 2][2 * j + i % 2] = is ? passed(line, cells[i]) : C(0);
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j <= N / 2; j++) {
+            const Position<I> window = {at.plane, at.depth, at.row - 1 + i, at.column + P - 1 + j};
+            if (!is_window(window, p)) continue;
+            C s[3][3];
+            const I row = from.row - 2 + 2 * i, column = from.column - L + 2 * j;
+            bool whole = true;
+#pragma unroll
+            for (int k = 0; k < 9; k++) {
+                const I h = row + k / 3, w = column + k % 3;
+                const bool is = h < rows.rows && w < rows.columns;
+                s[k / 3][k % 3] = is ? widen(rows.plane[h * rows.pitch + w * rows.step]) : beyond<T>(p);
+                whole = whole && is;
+            }
+            mirror(s, p);
+            Weighed<C> cells[9];
+            const Sums<C> sums = sums_of_window<3, 3>(cells, s, 0, 0, temperature(p, C()));
+            const Line<C> line = line_of(sums.total, sums.below, widen(of.grad[offset(p.grad, window, p)]), p);
+            // What is not finite may show in cells of other threads alone.
+            all_hold = all_hold && is_finite(line.level) && (whole || clears<T>(sums.peak, p));
+#pragma unroll
+            for (int k = 0; k < 9; k++) {
+                const int r = 2 * i + k / 3 - 2, c = 2 * j + k % 3 - L;
+                if (r >= 0 && r < 2 && c >= 0 && c < N) dx[r][c] += passed(line, cells[k]);
+            }
         }
-        store_gradients(of.input, of.grad, of.output, from, dx, all_hold, p);
-    }
+    return all_hold;
 }
 
 // P is the padding of the columns. The item is two rows of 2 V cells; two rows of V + 1 windows have them.
@@ -332,8 +438,10 @@ DEVICE void backward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
     at.column *= V;
     const Position<I> from = {at.plane, at.depth, 2 * at.row - I(p.axes[1].padding), 2 * at.column};
     C s[5][W], g[2][V + 1];
-    load<L, 1 + P>(s, input_rows(of.input, at, p), from.row - 2, from.column);
-    load<1 - P, P>(g, grad_rows(of.grad, at, p), at.row - 1, at.column);
+    const Rows<T, I> rows = input_rows(of.input, at, p);
+    const bool whole = load<L, 1 + P, 5>(s, 0, rows, from.row - 2, from.column, beyond<T>(p));
+    mirror(s, p);
+    load<1 - P, P, 2>(g, 0, grad_rows(of.grad, at, p), at.row - 1, at.column, C(0));
     const C shift = peak_of(s);
     Column<C> columns[2][W];
     Weighed<C> cells[2][2 * V];
@@ -350,7 +458,7 @@ DEVICE void backward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
     }
     Line<C> lines[2][V + 1];
     const C least = least_total<C>(p.exact);
-    bool all_hold = clears<T>(shift, p);
+    bool all_hold = whole || clears<T>(shift, p);
     C levels = C(0);
 #pragma unroll
     for (int i = 0; i < 2; i++)
@@ -379,7 +487,8 @@ DEVICE void backward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
                     all = {all.level + lines[i][j].level, all.slope + lines[i][j].slope};
             dx[r][c] = passed(all, cells[r][c]);
         }
-    store_gradients(of.input, of.grad, of.output, from, dx, all_hold, p);
+    if (!all_hold) all_hold = pass_anew<L, P>(dx, of, rows, from, at, p);
+    store_gradients<1>(of, from, dx, all_hold, p);
 }
 
 template <typename T, typename I>

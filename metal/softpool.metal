@@ -14,6 +14,9 @@ using namespace metal;
 #define SHARED threadgroup
 #define PRIVATE thread
 
+// Threads of a SIMD group.
+#define WARP 32
+
 typedef uint u32;
 typedef ulong u64;
 // Metal has no such type: its bits.
@@ -68,31 +71,42 @@ DEVICE constant Temperature<float>& temperature(constant Params& p, float) { ret
 DEVICE float higher(float a, float b) { return a > b || a != a ? a : b; }
 
 // 2^t, within four units in the last place; results below the normal numbers may be zero.
-DEVICE float power(float t) { return precise::exp2(t); }
+DEVICE float two_to(float t) { return precise::exp2(t); }
 
 DEVICE float reciprocal(float b) { return 1.0f / b; }
+
+DEVICE float root(float v) { return precise::sqrt(v); }
+DEVICE float any_power(float v, float p) { return precise::pow(v, p); }
+
+// What the thread of the SIMD group whose number differs in these bits has.
+DEVICE float exchanged(float v, int mask) { return simd_shuffle_xor(v, ushort(mask)); }
+DEVICE u32 exchanged(u32 v, int mask) { return simd_shuffle_xor(v, ushort(mask)); }
+DEVICE void wait_for_block() { threadgroup_barrier(mem_flags::mem_threadgroup); }
 
 #include "../kernels/math.h"
 #include "../kernels/index.h"
 #include "../kernels/launch.h"
+#include "../kernels/rules.h"
 #include "../kernels/windows.h"
 #include "../kernels/patches.h"
+#include "../kernels/tiles.h"
 
 // ---- The kernels by name --------------------------------------------------------------------------------------
 
-#define KERNEL(NAME, T, I)                                                                            \
+#define KERNEL(NAME, T, I, ...)                                                                       \
     kernel void NAME##_##T##_##I(                                                                     \
-        device const T* input [[buffer(0)]], device const T* grad [[buffer(1)]],                      \
-        device T* output [[buffer(2)]], device float* scratch [[buffer(3)]],                          \
-        constant Params& p [[buffer(4)]], threadgroup float* shared [[threadgroup(0)]],                \
-        uint block [[threadgroup_position_in_grid]], uint blocks [[threadgroups_per_grid]],           \
-        uint index [[thread_position_in_threadgroup]], uint count [[threads_per_threadgroup]]) {      \
-        const Buffers<T> of = {input, grad, output, scratch, shared};                                 \
+        device const T* input [[buffer(0)]], device const T* logits [[buffer(1)]],                    \
+        device const T* grad [[buffer(2)]], device T* output [[buffer(3)]],                           \
+        device float* scratch [[buffer(4)]], constant Params& p [[buffer(5)]],                        \
+        threadgroup float* shared [[threadgroup(0)]], uint block [[threadgroup_position_in_grid]],    \
+        uint blocks [[threadgroups_per_grid]], uint index [[thread_position_in_threadgroup]],         \
+        uint count [[threads_per_threadgroup]]) {                                                     \
+        const Buffers<T> of = {input, logits, grad, output, scratch, shared};                         \
         const Turn turn = {block, blocks, index, count};                                              \
-        NAME<T, I>(of, p, turn);                                                                      \
+        __VA_ARGS__(of, p, turn);                                                                     \
     }
 
 #include "../kernels/list.h"
 
 // src/backend/metal.rs has a module compiled at a time, and only when a program needs it.
-KERNELS(MODULE_DTYPE, MODULE_INDEX)
+KERNELS(MODULE_RULE, MODULE_DTYPE, MODULE_INDEX)

@@ -44,9 +44,31 @@ impl CustomOp1 for Places {
         };
         Ok((CpuStorage::U32(places), g.output_shape(layout.shape())))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, input: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let places = cuda::places(input, layout, &self.0)?;
+        Ok((places, self.0.output_shape(layout.shape())))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        no_cuda()
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, input: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
+        let places = metal::places(input, layout, &self.0)?;
+        Ok((places, self.0.output_shape(layout.shape())))
+    }
+
+    #[cfg(not(feature = "metal"))]
+    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
+        no_metal()
+    }
 }
 
-/// The index in its plane of the largest activation of each window: the first of several. On the CPU.
+/// The index in its plane of the largest activation of each window: the first of several.
 pub(crate) fn places(xs: &Tensor, geometry: &Geometry) -> Result<Tensor> {
     xs.apply_op1_no_bwd(&Places(*geometry))
 }
@@ -101,15 +123,11 @@ fn no_metal<T>() -> Result<T> {
     bail!("pooling on a Metal device: candle-softpool was built without its feature `metal`")
 }
 
-/// What the GPU kernels are told; they pool softly only.
-#[cfg(any(feature = "cuda", feature = "metal"))]
-impl Pool {
-    fn weighting(&self) -> Result<crate::backend::Weighting> {
-        match self.method {
-            Method::SoftPool(weighting) => Ok(weighting),
-            method => bail!("pooling on a GPU: no kernel for {method:?} yet"),
-        }
-    }
+/// The shape of the gradients of activations and logits, one behind the other.
+fn both(layout: &Layout) -> Shape {
+    let mut dims = vec![2];
+    dims.extend(layout.dims());
+    Shape::from(dims)
 }
 
 impl CustomOp1 for Pool {
@@ -128,7 +146,7 @@ impl CustomOp1 for Pool {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, input: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let g = &self.geometry;
-        let output = cuda::forward(input, layout, g, self.weighting()?)?;
+        let output = cuda::forward(cuda::Tensors::new(input, layout), g, self.method)?;
         Ok((output, g.output_shape(layout.shape())))
     }
 
@@ -140,7 +158,7 @@ impl CustomOp1 for Pool {
     #[cfg(feature = "metal")]
     fn metal_fwd(&self, input: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
         let g = &self.geometry;
-        let output = metal::forward(input, layout, g, self.weighting()?)?;
+        let output = metal::forward(metal::Tensors::new(input, layout), g, self.method)?;
         Ok((output, g.output_shape(layout.shape())))
     }
 
@@ -175,6 +193,62 @@ impl CustomOp2 for Pool {
             cpu::forward(input, g, self.method)?
         });
         Ok((output, g.output_shape(layout.shape())))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        input: &CudaStorage,
+        layout: &Layout,
+        logits: &CudaStorage,
+        of_logits: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let g = &self.geometry;
+        let tensors = cuda::Tensors {
+            logits: Some((logits, of_logits)),
+            ..cuda::Tensors::new(input, layout)
+        };
+        let output = cuda::forward(tensors, g, self.method)?;
+        Ok((output, g.output_shape(layout.shape())))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        no_cuda()
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        input: &MetalStorage,
+        layout: &Layout,
+        logits: &MetalStorage,
+        of_logits: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        let g = &self.geometry;
+        let tensors = metal::Tensors {
+            logits: Some((logits, of_logits)),
+            ..metal::Tensors::new(input, layout)
+        };
+        let output = metal::forward(tensors, g, self.method)?;
+        Ok((output, g.output_shape(layout.shape())))
+    }
+
+    #[cfg(not(feature = "metal"))]
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        no_metal()
     }
 
     fn bwd(
@@ -222,8 +296,16 @@ impl CustomOp2 for Backward {
         grad: &CudaStorage,
         of_grad: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        let (g, w) = (&self.0.geometry, self.0.weighting()?);
-        let output = cuda::backward(input, layout, grad, of_grad, g, w, self.0.gradient)?;
+        let tensors = cuda::Tensors {
+            grad: Some((grad, of_grad)),
+            ..cuda::Tensors::new(input, layout)
+        };
+        let Pool {
+            geometry,
+            method,
+            gradient,
+        } = &self.0;
+        let output = cuda::backward(tensors, geometry, *method, *gradient)?;
         Ok((output, layout.shape().clone()))
     }
 
@@ -246,8 +328,16 @@ impl CustomOp2 for Backward {
         grad: &MetalStorage,
         of_grad: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
-        let (g, w) = (&self.0.geometry, self.0.weighting()?);
-        let output = metal::backward(input, layout, grad, of_grad, g, w, self.0.gradient)?;
+        let tensors = metal::Tensors {
+            grad: Some((grad, of_grad)),
+            ..metal::Tensors::new(input, layout)
+        };
+        let Pool {
+            geometry,
+            method,
+            gradient,
+        } = &self.0;
+        let output = metal::backward(tensors, geometry, *method, *gradient)?;
         Ok((output, layout.shape().clone()))
     }
 
@@ -290,8 +380,80 @@ impl CustomOp3 for Backward {
             let grad = cpu::View::new(grad, of_grad, g.rank);
             cpu::backward(input, grad, g, *method, *gradient)?
         });
-        let mut dims = vec![2];
-        dims.extend(layout.dims());
-        Ok((output, Shape::from(dims)))
+        Ok((output, both(layout)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        input: &CudaStorage,
+        layout: &Layout,
+        logits: &CudaStorage,
+        of_logits: &Layout,
+        grad: &CudaStorage,
+        of_grad: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let tensors = cuda::Tensors {
+            x: (input, layout),
+            logits: Some((logits, of_logits)),
+            grad: Some((grad, of_grad)),
+        };
+        let Pool {
+            geometry,
+            method,
+            gradient,
+        } = &self.0;
+        let output = cuda::backward(tensors, geometry, *method, *gradient)?;
+        Ok((output, both(layout)))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        no_cuda()
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        input: &MetalStorage,
+        layout: &Layout,
+        logits: &MetalStorage,
+        of_logits: &Layout,
+        grad: &MetalStorage,
+        of_grad: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        let tensors = metal::Tensors {
+            x: (input, layout),
+            logits: Some((logits, of_logits)),
+            grad: Some((grad, of_grad)),
+        };
+        let Pool {
+            geometry,
+            method,
+            gradient,
+        } = &self.0;
+        let output = metal::backward(tensors, geometry, *method, *gradient)?;
+        Ok((output, both(layout)))
+    }
+
+    #[cfg(not(feature = "metal"))]
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        no_metal()
     }
 }

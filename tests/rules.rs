@@ -1,12 +1,16 @@
-//! Every method on the CPU: costs that do not grow with the square, sums in f32, values that are not finite.
+//! Every method: costs that do not grow with the square, sums in f32, values that are not finite.
 
-use candle_core::{DType, Device, ModuleT, Result, Tensor, Var};
+mod common;
+
+use candle_core::{DType, ModuleT, Result, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 use candle_softpool::{
     softmax_pool2d, softmax_pool2d_with_stride, AdaptiveAvgPool1d, AdaptiveAvgPool3d,
     AdaptiveMaxPool1d, AvgPool2d, Gradient, Implementation, Lip1d, Lip2d, LpPool2d, MaxPool1d,
     MaxPool2d, Pooling2d, S3Pool2d, SoftPool1d, SoftPool2d, StochasticPool1d, StochasticPool2d,
 };
+
+use common::device;
 
 fn gradient(xs: &Var, ys: &Tensor) -> Result<Tensor> {
     Ok(ys.sum_all()?.backward()?.get(xs).unwrap().clone())
@@ -15,7 +19,7 @@ fn gradient(xs: &Var, ys: &Tensor) -> Result<Tensor> {
 /// Each cell adds what its window gives; where it recomputed the window this took seventeen seconds.
 #[test]
 fn the_gradient_of_a_global_window_is_not_quadratic() -> Result<()> {
-    let xs = Var::from_tensor(&Tensor::randn(0f32, 1., (1, 4, 112, 112), &Device::Cpu)?)?;
+    let xs = Var::from_tensor(&Tensor::randn(0f32, 1., (1, 4, 112, 112), &device())?)?;
     for pool in [
         SoftPool2d::new(112),
         SoftPool2d::new(112).gradient(Gradient::Exact),
@@ -32,7 +36,7 @@ fn the_gradient_of_a_global_window_is_not_quadratic() -> Result<()> {
 fn gradients_of_shared_cells_are_summed_in_f32() -> Result<()> {
     let mut cells = vec![0f32; 65 * 65];
     cells[32 * 65 + 32] = 1.0;
-    let xs = Tensor::from_vec(cells, (1, 1, 65, 65), &Device::Cpu)?.to_dtype(DType::BF16)?;
+    let xs = Tensor::from_vec(cells, (1, 1, 65, 65), &device())?.to_dtype(DType::BF16)?;
     let xs = Var::from_tensor(&xs)?;
     // The one is in all 33·33 windows.
     for pool in [
@@ -47,7 +51,7 @@ fn gradients_of_shared_cells_are_summed_in_f32() -> Result<()> {
 
 #[test]
 fn the_expectation_of_huge_activations_is_finite() -> Result<()> {
-    let xs = Tensor::new(&[[[3e38f32, 3e38, -1.0, -3.0]]], &Device::Cpu)?;
+    let xs = Tensor::new(&[[[3e38f32, 3e38, -1.0, -3.0]]], &device())?;
     let ys = StochasticPool1d::new(2).forward(&xs)?;
     assert_eq!(ys.to_vec3::<f32>()?, [[[3e38, -2.0]]]);
     Ok(())
@@ -55,7 +59,7 @@ fn the_expectation_of_huge_activations_is_finite() -> Result<()> {
 
 #[test]
 fn a_draw_shows_nan() -> Result<()> {
-    let xs = Tensor::new(&[[[f32::NAN, 1.0, 2.0, 3.0]]], &Device::Cpu)?;
+    let xs = Tensor::new(&[[[f32::NAN, 1.0, 2.0, 3.0]]], &device())?;
     let ys = StochasticPool1d::new(2)
         .forward_t(&xs, true)?
         .to_vec3::<f32>()?;
@@ -65,7 +69,7 @@ fn a_draw_shows_nan() -> Result<()> {
 
 #[test]
 fn empty_batches_have_empty_gradients() -> Result<()> {
-    let xs = Var::zeros((0, 3, 8, 8), DType::F32, &Device::Cpu)?;
+    let xs = Var::zeros((0, 3, 8, 8), DType::F32, &device())?;
     for pool in [
         Pooling2d::from(SoftPool2d::new(2)),
         Pooling2d::from(MaxPool2d::new(2)),
@@ -91,7 +95,7 @@ fn empty_batches_have_empty_gradients() -> Result<()> {
 
 #[test]
 fn extreme_temperatures_are_finite() -> Result<()> {
-    let xs = Var::new(&[[[1f32, 2.0, 2.0, -1.0]]], &Device::Cpu)?;
+    let xs = Var::new(&[[[1f32, 2.0, 2.0, -1.0]]], &device())?;
     for (beta, wanted) in [(0.0, 1.0), (f64::MAX, 2.0), (-f64::MAX, -1.0f32)] {
         for gradient_of in [Gradient::Paper, Gradient::Exact] {
             let pool = SoftPool1d::new(4).beta(beta).gradient(gradient_of);
@@ -107,7 +111,7 @@ fn extreme_temperatures_are_finite() -> Result<()> {
 
 #[test]
 fn composed_operations_take_infinities_as_the_kernels_do() -> Result<()> {
-    let xs = Tensor::new(&[[[80f32, f32::INFINITY, 89.0]]], &Device::Cpu)?;
+    let xs = Tensor::new(&[[[80f32, f32::INFINITY, 89.0]]], &device())?;
     for implementation in [Implementation::Fused, Implementation::Composed] {
         let ys = xs.apply(&SoftPool1d::new(3).implementation(implementation))?;
         assert_eq!(
@@ -121,8 +125,8 @@ fn composed_operations_take_infinities_as_the_kernels_do() -> Result<()> {
 
 #[test]
 fn minus_infinity_masks_a_cell() -> Result<()> {
-    let xs = Tensor::new(&[[[5f32, 7.0, f32::NAN, 1.0]]], &Device::Cpu)?;
-    let logits = Tensor::new(&[[[0f32, 0.0, f32::NEG_INFINITY, 3.0]]], &Device::Cpu)?;
+    let xs = Tensor::new(&[[[5f32, 7.0, f32::NAN, 1.0]]], &device())?;
+    let logits = Tensor::new(&[[[0f32, 0.0, f32::NEG_INFINITY, 3.0]]], &device())?;
     let ys = Lip1d::new(2).forward_with(&xs, &logits)?;
     assert_eq!(ys.to_vec3::<f32>()?, [[[6.0, 1.0]]]);
     Ok(())
@@ -132,7 +136,7 @@ fn minus_infinity_masks_a_cell() -> Result<()> {
 fn places_are_the_first_maxima_of_their_plane() -> Result<()> {
     let xs = Tensor::new(
         &[[[1f32, 4.0, 4.0, 2.0], [f32::NAN, 9.0, 0.0, f32::NAN]]],
-        &Device::Cpu,
+        &device(),
     )?;
     let (ys, places) = MaxPool1d::new(2).stride(1).forward_with_indices(&xs)?;
     assert_eq!(places.to_vec3::<u32>()?, [[[1, 1, 2], [0, 1, 3]]]);
@@ -145,12 +149,12 @@ fn places_are_the_first_maxima_of_their_plane() -> Result<()> {
 #[test]
 fn adaptive_layers_are_pytorchs() -> Result<()> {
     // torch.nn.functional.adaptive_avg_pool1d and adaptive_max_pool1d of 0 to 4, to 3: cells 0–1, 1–3, 3–4.
-    let xs = Tensor::new(&[[[0f32, 1.0, 2.0, 3.0, 4.0]]], &Device::Cpu)?;
+    let xs = Tensor::new(&[[[0f32, 1.0, 2.0, 3.0, 4.0]]], &device())?;
     let ys = xs.apply(&AdaptiveAvgPool1d::new(3))?;
     assert_eq!(ys.to_vec3::<f32>()?, [[[0.5, 2.0, 3.5]]]);
     let ys = xs.apply(&AdaptiveMaxPool1d::new(3))?;
     assert_eq!(ys.to_vec3::<f32>()?, [[[1.0, 3.0, 4.0]]]);
-    let volume = Tensor::randn(0f64, 1., (2, 3, 4, 5, 6), &Device::Cpu)?;
+    let volume = Tensor::randn(0f64, 1., (2, 3, 4, 5, 6), &device())?;
     let ys = volume.apply(&AdaptiveAvgPool3d::new(1))?;
     let mean = volume.mean((2, 3, 4))?.flatten_all()?.to_vec1::<f64>()?;
     for (y, mean) in ys.flatten_all()?.to_vec1::<f64>()?.iter().zip(mean) {
@@ -161,7 +165,7 @@ fn adaptive_layers_are_pytorchs() -> Result<()> {
 
 #[test]
 fn softmax_pooling_of_an_input_by_itself_is_soft_pooling() -> Result<()> {
-    let xs = Tensor::randn(0f32, 1., (2, 3, 9, 10), &Device::Cpu)?;
+    let xs = Tensor::randn(0f32, 1., (2, 3, 9, 10), &device())?;
     let by_itself = softmax_pool2d_with_stride(&xs, &xs, (3, 2), 2)?;
     let soft = candle_softpool::soft_pool2d_with_stride(&xs, (3, 2), 2)?;
     let most = (by_itself - soft)?.abs()?.max_all()?.to_scalar::<f32>()?;
@@ -174,9 +178,9 @@ fn softmax_pooling_of_an_input_by_itself_is_soft_pooling() -> Result<()> {
 
 #[test]
 fn a_learned_temperature_begins_as_soft_pooling_and_has_its_derivative() -> Result<()> {
-    let xs = Tensor::randn(0f64, 1., (2, 3, 6, 6), &Device::Cpu)?;
+    let xs = Tensor::randn(0f64, 1., (2, 3, 6, 6), &device())?;
     let vars = VarMap::new();
-    let vb = VarBuilder::from_varmap(&vars, DType::F64, &Device::Cpu);
+    let vb = VarBuilder::from_varmap(&vars, DType::F64, &device());
     let learned = SoftPool2d::new(3).stride(1).learned(3, vb)?;
     let ys = xs.apply(&learned)?;
     let plain = xs.apply(&SoftPool2d::new(3).stride(1))?;
@@ -201,7 +205,7 @@ fn a_learned_temperature_begins_as_soft_pooling_and_has_its_derivative() -> Resu
 
 #[test]
 fn any_module_gives_logits() -> Result<()> {
-    let xs = Tensor::randn(0f32, 1., (1, 2, 8), &Device::Cpu)?;
+    let xs = Tensor::randn(0f32, 1., (1, 2, 8), &device())?;
     let pool = Lip1d::new(2).logits(candle_nn::Activation::Relu);
     let ys = xs.apply(&pool)?;
     let wanted = Lip1d::new(2).forward_with(&xs, &xs.relu()?)?;
@@ -211,7 +215,7 @@ fn any_module_gives_logits() -> Result<()> {
 
 #[test]
 fn the_backward_kernel_alone_gives_what_autograd_gives() -> Result<()> {
-    let xs = Var::randn(0f32, 1f32, (2, 3, 9, 9), &Device::Cpu)?;
+    let xs = Var::randn(0f32, 1f32, (2, 3, 9, 9), &device())?;
     let pool = SoftPool2d::new(3).stride(2);
     let ys = xs.apply(&pool)?;
     let by_autograd = gradient(&xs, &ys)?;

@@ -6,7 +6,8 @@
 use anyhow::{ensure, Context, Result};
 use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
 use candle_core::{DType, Device, Storage, Tensor};
-use candle_softpool::backend::{cuda, Gradient, Weighting};
+use candle_softpool::backend::cuda::{self, Tensors};
+use candle_softpool::backend::{Gradient, Method, Weighting};
 use candle_softpool::geometry::{Geometry, Windows};
 
 /// `(N, C, spatial…)`, kernel, stride, padding, and the activations' standard deviation: as in `table.py`.
@@ -66,10 +67,10 @@ fn measure(device: &Device, case: Case, dtype: DType) -> Result<()> {
         4 => geometry::<2>(case)?,
         _ => geometry::<3>(case)?,
     };
-    let weighting = Weighting {
+    let method = Method::SoftPool(Weighting {
         beta: 1.0,
         nan_to_num: false,
-    };
+    });
     let bytes = dims.iter().product::<usize>() * dtype.size_in_bytes();
     let inputs = (0..ROTATED.div_ceil(bytes) + 1)
         .map(|_| Tensor::randn(0f32, deviation as f32, dims, device)?.to_dtype(dtype))
@@ -87,7 +88,7 @@ fn measure(device: &Device, case: Case, dtype: DType) -> Result<()> {
         let Storage::Cuda(storage) = &*storage else {
             candle_core::bail!("not on a CUDA device")
         };
-        cuda::forward(storage, layout, &geometry, weighting).map(drop)
+        cuda::forward(Tensors::new(storage, layout), &geometry, method).map(drop)
     })?;
     for (name, gradient) in [
         ("SoftPool backward, paper", Gradient::Paper),
@@ -99,7 +100,11 @@ fn measure(device: &Device, case: Case, dtype: DType) -> Result<()> {
             let (Storage::Cuda(x), Storage::Cuda(dy)) = (&*x, &*dy) else {
                 candle_core::bail!("not on a CUDA device")
             };
-            cuda::backward(x, layout, dy, dy_layout, &geometry, weighting, gradient).map(drop)
+            let tensors = Tensors {
+                grad: Some((dy, dy_layout)),
+                ..Tensors::new(x, layout)
+            };
+            cuda::backward(tensors, &geometry, method, gradient).map(drop)
         })?;
     }
     if p == 0 && dims.len() == 4 {

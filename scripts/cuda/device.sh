@@ -11,7 +11,7 @@ driver=$PWD/target/cuda-driver
 tests/cuda/driver/build.sh "$driver"
 export LIBRARY_PATH="$driver" LD_LIBRARY_PATH="$driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" SOFTPOOL_TEST_DEVICE=cuda
 
-run() { cargo test --locked --features cuda --target-dir "$target" "$@"; }
+run() { cargo test --locked --no-fail-fast --features cuda --target-dir "$target" "$@"; }
 
 tests() {
     chosen=
@@ -30,7 +30,7 @@ case ${1:-} in
     counts) shift; counts "$@" ;;
     "")
         "$driver/checks"
-        tests accuracy composed cuda determinism errors gradients layouts methods models not_finite properties pytorch training
+        tests accuracy composed cuda determinism errors gradients layouts methods models not_finite properties pytorch rules training
         counts
         ;;
     *) tests "$@" ;;

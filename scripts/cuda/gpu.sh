@@ -79,10 +79,9 @@ tests() {
     for test in "$bundle"/lib-* "$bundle"/test-*; do attempt "$(basename "$test")" "$test"; done
 }
 
-# Without racecheck: no kernel shares memory between threads.
 sanitizer() {
-    for tool in memcheck initcheck; do
-        for test in composed not_finite; do
+    for tool in memcheck initcheck racecheck synccheck; do
+        for test in composed not_finite rules; do
             attempt "$tool:$test" env PROPTEST_CASES=16 compute-sanitizer --tool "$tool" --target-processes all \
                 --error-exitcode 1 "$bundle/test-$test" --test-threads 1
         done

@@ -72,7 +72,7 @@ def show(counts):
     print("executed PTX instructions an input cell")
     print(f"{'':<40}" + "".join(f"{dtype:>10}" for dtype in DTYPES))
     for row, cells in rows.items():
-        print(f"{' '.join(row):<40}" + "".join(f"{cells[dtype]:>10.1f}" for dtype in DTYPES))
+        print(f"{' '.join(row):<40}" + "".join(f"{cells[dtype]:>10.1f}" if dtype in cells else f"{'–':>10}" for dtype in DTYPES))
 
 
 main()

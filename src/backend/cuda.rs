@@ -1,21 +1,23 @@
 //! The CUDA backend: the kernels of `cuda/softpool.cu`, launched on candle's stream.
 
 use super::cpu::Element;
-use super::params::Params;
-use super::plan::{self, Launch, Plan};
-use super::{Gradient, Weighting};
+use super::params::{Layouts, Params};
+use super::plan::{self, Kernel, Launch, Plan};
+use super::{Gradient, Method};
 use crate::geometry::Geometry;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg,
 };
-use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorageSlice, WrapErr};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorageSlice, DeviceId, WrapErr};
 use candle_core::{bail, CudaStorage, DType, Error, Layout, Result};
+use std::collections::{HashMap, HashSet};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// Name and PTX of the kernels of each dtype and index.
+/// Name and PTX of the kernels of each rule, dtype and index.
 const MODULES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 
-// SAFETY: `Params` is `repr(C)`, plain numbers without padding, and `cuda/softpool.cu` declares the same.
+// SAFETY: `Params` is `repr(C)`, plain numbers without padding, and `kernels/params.h` declares the same.
 unsafe impl DeviceRepr for Params {}
 
 /// A dtype that the kernels take.
@@ -24,57 +26,96 @@ impl<T: Element<Compute: DeviceRepr> + CudaDType + DeviceRepr> CudaElement for T
 
 /// Runs `$body` with the storages' cells as slices of the element type that they share.
 macro_rules! dispatch {
-    ($name:literal, ($($storage:ident),+), $body:expr) => {
+    (($($storage:ident),+), $body:expr) => {
         match ($(&$storage.slice,)+) {
             dispatch!(@pattern F16 ($($storage),+)) => $body,
             dispatch!(@pattern BF16 ($($storage),+)) => $body,
             dispatch!(@pattern F32 ($($storage),+)) => $body,
             dispatch!(@pattern F64 ($($storage),+)) => $body,
-            _ => bail!(concat!($name, ": expected tensors of one dtype out of f16, bf16, f32, f64")),
+            _ => bail!("pooling: expected tensors of one dtype out of f16, bf16, f32, f64"),
         }
     };
     (@pattern $dtype:ident ($($storage:ident),+)) => { ($(CudaStorageSlice::$dtype($storage),)+) };
 }
 
-/// SoftPool of every plane of `input`, contiguous.
-pub fn forward(
-    input: &CudaStorage,
-    layout: &Layout,
-    geometry: &Geometry,
-    weighting: Weighting,
-) -> Result<CudaStorage> {
-    let plan = plan::forward(input.dtype(), layout, geometry, weighting)?;
-    run(&plan, input, layout, input, layout)
+/// A tensor on the device.
+pub type Cells<'a> = (&'a CudaStorage, &'a Layout);
+
+/// The tensors of a pass.
+#[derive(Clone, Copy)]
+pub struct Tensors<'a> {
+    /// The activations.
+    pub x: Cells<'a>,
+    /// Their logits, if the method has some.
+    pub logits: Option<Cells<'a>>,
+    /// The gradient of the output, in a backward pass.
+    pub grad: Option<Cells<'a>>,
 }
 
-/// The gradient of the input of `forward`, contiguous, from that of its output.
+impl<'a> Tensors<'a> {
+    /// Of the activations alone.
+    pub fn new(x: &'a CudaStorage, layout: &'a Layout) -> Self {
+        Self {
+            x: (x, layout),
+            logits: None,
+            grad: None,
+        }
+    }
+
+    fn dtype(&self) -> DType {
+        self.x.0.dtype()
+    }
+
+    /// How they lie in memory.
+    pub fn layouts(&self) -> Layouts<'a> {
+        Layouts {
+            input: self.x.1,
+            logits: self.logits.map(|cells| cells.1),
+            grad: self.grad.map(|cells| cells.1),
+        }
+    }
+}
+
+/// The outputs of every plane, contiguous.
+pub fn forward(tensors: Tensors, geometry: &Geometry, method: Method) -> Result<CudaStorage> {
+    let plan = plan::forward(tensors.dtype(), tensors.layouts(), geometry, method)?;
+    run(&plan, tensors)
+}
+
+/// The gradient of the activations from that of the outputs, contiguous, and behind it that of the logits if the method has some.
 pub fn backward(
-    input: &CudaStorage,
-    layout: &Layout,
-    grad: &CudaStorage,
-    grad_layout: &Layout,
+    tensors: Tensors,
     geometry: &Geometry,
-    weighting: Weighting,
+    method: Method,
     gradient: Gradient,
 ) -> Result<CudaStorage> {
-    let dtype = input.dtype();
-    let plan = plan::backward(dtype, layout, grad_layout, geometry, weighting, gradient)?;
-    run(&plan, input, layout, grad, grad_layout)
+    let (dtype, layouts) = (tensors.dtype(), tensors.layouts());
+    let plan = plan::backward(dtype, layouts, geometry, method, gradient)?;
+    run(&plan, tensors)
 }
 
-/// The output of a plan; a forward pass has no use for the gradient.
-pub fn run(
-    plan: &Plan,
-    input: &CudaStorage,
-    layout: &Layout,
-    grad: &CudaStorage,
-    grad_layout: &Layout,
-) -> Result<CudaStorage> {
-    let device = input.device();
-    dispatch!("SoftPool", (input, grad), {
-        let input = input.slice(layout.start_offset().min(input.len())..);
-        let grad = grad.slice(grad_layout.start_offset().min(grad.len())..);
-        launch_all(device, plan, &input, &grad)
+/// The index in its plane of the largest activation of each window, in u32.
+pub fn places(x: &CudaStorage, layout: &Layout, geometry: &Geometry) -> Result<CudaStorage> {
+    let tensors = Tensors::new(x, layout);
+    let plan = plan::places(tensors.dtype(), tensors.layouts(), geometry)?;
+    dispatch!((x), {
+        let x = x.slice(layout.start_offset().min(x.len())..);
+        find_places(tensors.x.0.device(), &plan, &x)
+    })
+}
+
+/// The output of a plan. What a pass lacks, its kernels have no use for.
+pub fn run(plan: &Plan, tensors: Tensors) -> Result<CudaStorage> {
+    let (x, x_layout) = tensors.x;
+    let (z, z_layout) = tensors.logits.unwrap_or(tensors.x);
+    let (g, g_layout) = tensors.grad.unwrap_or(tensors.x);
+    dispatch!((x, z, g), {
+        let inputs = [
+            x.slice(x_layout.start_offset().min(x.len())..),
+            z.slice(z_layout.start_offset().min(z.len())..),
+            g.slice(g_layout.start_offset().min(g.len())..),
+        ];
+        launch_all(tensors.x.0.device(), plan, &inputs)
     })
 }
 
@@ -82,8 +123,7 @@ pub fn run(
 fn launch_all<T: CudaElement>(
     device: &CudaDevice,
     plan: &Plan,
-    input: &CudaView<'_, T>,
-    grad: &CudaView<'_, T>,
+    [x, z, g]: &[CudaView<'_, T>; 3],
 ) -> Result<CudaStorage> {
     // The driver has no allocations of nothing.
     // SAFETY: the kernels write every cell of the output; of the scratch buffer they read what they wrote.
@@ -97,13 +137,11 @@ fn launch_all<T: CudaElement>(
                 .map_err(|e| no_memory(e, n * size_of::<T::Compute>()))?,
         ),
     };
+    let stream = device.cuda_stream();
     for launch in &plan.launches {
-        let (module, ptx) = module(launch, T::DTYPE)?;
-        let function = device
-            .get_or_load_custom_func(&launch.function(T::DTYPE), &module, ptx)
-            .map_err(unloadable)?;
-        let mut arguments = function.builder();
-        arguments.arg(input).arg(grad).arg(&mut output);
+        let function = function(device, launch, T::DTYPE)?;
+        let mut arguments = stream.launch_builder(&function);
+        arguments.arg(x).arg(z).arg(g).arg(&mut output);
         match &mut scratch {
             Some(scratch) => arguments.arg(scratch),
             None => arguments.arg(&0u64),
@@ -114,16 +152,81 @@ fn launch_all<T: CudaElement>(
     Ok(CudaStorage::wrap_cuda_slice(output, device.clone()))
 }
 
-/// The module that has a launch's kernel, by the name that candle keeps it under, and its PTX.
-fn module(launch: &Launch, dtype: DType) -> Result<(String, &'static str)> {
-    let name = launch.module(dtype);
-    match MODULES.iter().find(|(module, _)| *module == name) {
-        Some((_, ptx)) => {
-            let version = env!("CARGO_PKG_VERSION");
-            Ok((format!("candle-softpool-{version}-{name}"), ptx))
-        }
-        None => bail!("SoftPool: no CUDA kernels for {name}"),
+/// Launches a plan whose scratch buffer is what is wanted.
+fn find_places<T: CudaElement>(
+    device: &CudaDevice,
+    plan: &Plan,
+    x: &CudaView<'_, T>,
+) -> Result<CudaStorage> {
+    // SAFETY: the kernel writes the place of every window.
+    let places = unsafe { device.alloc::<u32>(plan.output.max(1)) };
+    let mut places = places.map_err(|e| no_memory(e, plan.output * size_of::<u32>()))?;
+    let stream = device.cuda_stream();
+    for launch in &plan.launches {
+        let function = function(device, launch, T::DTYPE)?;
+        let mut arguments = stream.launch_builder(&function);
+        arguments.arg(x).arg(x).arg(x).arg(&0u64).arg(&mut places);
+        arguments.arg(&launch.params);
+        start(arguments, launch, T::DTYPE)?;
     }
+    Ok(CudaStorage::wrap_cuda_slice(places, device.clone()))
+}
+
+/// A kernel as candle looks for it.
+struct Entry {
+    function: String,
+    /// The name that candle keeps its module under.
+    module: String,
+    ptx: &'static str,
+}
+
+/// Every kernel by what a launch says of it.
+static ENTRIES: LazyLock<HashMap<(Kernel, bool, DType), Entry>> = LazyLock::new(|| {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut entries = HashMap::new();
+    for dtype in [DType::F16, DType::BF16, DType::F32, DType::F64] {
+        for (kernel, wide) in Kernel::all().flat_map(|kernel| [(kernel, false), (kernel, true)]) {
+            let module = plan::module(kernel, wide, dtype);
+            if let Some((_, ptx)) = MODULES.iter().find(|(name, _)| *name == module) {
+                let entry = Entry {
+                    function: plan::function(kernel, wide, dtype),
+                    module: format!("candle-softpool-{version}-{module}"),
+                    ptx,
+                };
+                entries.insert((kernel, wide, dtype), entry);
+            }
+        }
+    }
+    entries
+});
+
+/// The modules that each device has loaded.
+static LOADED: Mutex<Option<HashSet<(DeviceId, &'static str)>>> = Mutex::new(None);
+
+/// The kernel of a launch, its module loaded if it is the first of it on the device.
+fn function(device: &CudaDevice, launch: &Launch, dtype: DType) -> Result<CudaFunction> {
+    let Some(entry) = ENTRIES.get(&(launch.kernel, launch.wide, dtype)) else {
+        bail!(
+            "pooling: no CUDA kernel for {:?} in {dtype:?}",
+            launch.kernel
+        )
+    };
+    let get = || {
+        device
+            .get_or_load_custom_func(&entry.function, &entry.module, entry.ptx)
+            .map(|function| function.into_cuda_function())
+            .map_err(unloadable)
+    };
+    // Candle lets two threads load one module at once: the later one replaces the earlier, which may be running.
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let modules = loaded.get_or_insert_default();
+    if modules.contains(&(device.id(), entry.module.as_str())) {
+        drop(loaded);
+        return get();
+    }
+    let function = get()?;
+    modules.insert((device.id(), entry.module.as_str()));
+    Ok(function)
 }
 
 fn start(mut arguments: LaunchArgs<'_>, launch: &Launch, dtype: DType) -> Result<()> {
@@ -137,12 +240,12 @@ fn start(mut arguments: LaunchArgs<'_>, launch: &Launch, dtype: DType) -> Result
 }
 
 fn no_memory(error: Error, bytes: usize) -> Error {
-    error.context(format!("SoftPool: {bytes} bytes on the CUDA device"))
+    error.context(format!("pooling: {bytes} bytes on the CUDA device"))
 }
 
 fn unloadable(error: Error) -> Error {
     error.context(concat!(
-        "SoftPool: its CUDA kernels do not load; they are PTX for compute capability ",
+        "pooling: its CUDA kernels do not load; they are PTX for compute capability ",
         env!("SOFTPOOL_COMPUTE_CAPABILITY"),
         " and up (CUDA_COMPUTE_CAP sets another when building), and need a driver at least as new as the toolkit \
          that compiled them"

@@ -1,95 +1,128 @@
 //! The Metal backend: the kernels of `metal/softpool.metal`, encoded into candle's command buffers.
 
 use super::metal_source;
+use super::params::Layouts;
 use super::plan::{self, Launch, Plan};
-use super::{Gradient, Weighting};
+use super::{Gradient, Method};
 use crate::geometry::Geometry;
 use candle_core::backend::BackendStorage;
-use candle_core::metal_backend::{buffer_o, DeviceId};
+use candle_core::metal_backend::buffer_o;
 use candle_core::{bail, DType, Error, Layout, MetalDevice, MetalError, MetalStorage, Result};
 use candle_metal_kernels::metal::{Buffer, ComputeCommandEncoder, ComputePipeline, Library};
 use candle_metal_kernels::{debug_group, BufferOffset, MetalKernelError};
 use objc2_metal::{MTLCompileOptions, MTLLanguageVersion, MTLSize};
-use std::collections::hash_map::{Entry, HashMap};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-/// SoftPool of every plane of `input`, contiguous.
-pub fn forward(
-    input: &MetalStorage,
-    layout: &Layout,
-    geometry: &Geometry,
-    weighting: Weighting,
-) -> Result<MetalStorage> {
-    let dtype = check("soft-pool", &[input])?;
-    let plan = plan::forward(dtype, layout, geometry, weighting)?;
-    let cells = buffer_o(input.buffer(), layout, dtype);
-    run(input.device(), dtype, &plan, &cells, &cells)
+/// A tensor on the device.
+pub type Cells<'a> = (&'a MetalStorage, &'a Layout);
+
+/// The tensors of a pass.
+#[derive(Clone, Copy)]
+pub struct Tensors<'a> {
+    /// The activations.
+    pub x: Cells<'a>,
+    /// Their logits, if the method has some.
+    pub logits: Option<Cells<'a>>,
+    /// The gradient of the output, in a backward pass.
+    pub grad: Option<Cells<'a>>,
 }
 
-/// The gradient of the input of [`forward`], contiguous, from that of its output.
+impl<'a> Tensors<'a> {
+    /// Of the activations alone.
+    pub fn new(x: &'a MetalStorage, layout: &'a Layout) -> Self {
+        Self {
+            x: (x, layout),
+            logits: None,
+            grad: None,
+        }
+    }
+
+    /// How they lie in memory.
+    pub fn layouts(&self) -> Layouts<'a> {
+        Layouts {
+            input: self.x.1,
+            logits: self.logits.map(|cells| cells.1),
+            grad: self.grad.map(|cells| cells.1),
+        }
+    }
+
+    /// The dtype that they share, one that the kernels take.
+    fn dtype(&self) -> Result<DType> {
+        let all = [Some(self.x), self.logits, self.grad];
+        let dtypes: Vec<_> = all
+            .into_iter()
+            .flatten()
+            .map(|cells| cells.0.dtype())
+            .collect();
+        check(&dtypes)
+    }
+}
+
+/// The outputs of every plane, contiguous.
+pub fn forward(tensors: Tensors, geometry: &Geometry, method: Method) -> Result<MetalStorage> {
+    let dtype = tensors.dtype()?;
+    let plan = plan::forward(dtype, tensors.layouts(), geometry, method)?;
+    run(dtype, &plan, tensors)
+}
+
+/// The gradient of the activations from that of the outputs, contiguous, and behind it that of the logits if the method has some.
 pub fn backward(
-    input: &MetalStorage,
-    layout: &Layout,
-    grad: &MetalStorage,
-    grad_layout: &Layout,
+    tensors: Tensors,
     geometry: &Geometry,
-    weighting: Weighting,
+    method: Method,
     gradient: Gradient,
 ) -> Result<MetalStorage> {
-    let dtype = check("soft-pool-backward", &[input, grad])?;
-    let plan = plan::backward(dtype, layout, grad_layout, geometry, weighting, gradient)?;
-    let cells = buffer_o(input.buffer(), layout, dtype);
-    let grad = buffer_o(grad.buffer(), grad_layout, dtype);
-    run(input.device(), dtype, &plan, &cells, &grad)
+    let dtype = tensors.dtype()?;
+    let plan = plan::backward(dtype, tensors.layouts(), geometry, method, gradient)?;
+    run(dtype, &plan, tensors)
 }
 
-/// The dtype that the storages share, one that the kernels take.
-fn check(name: &str, storages: &[&MetalStorage]) -> Result<DType> {
-    let dtypes: Vec<_> = storages.iter().map(|storage| storage.dtype()).collect();
+/// The index in its plane of the largest activation of each window, in u32.
+pub fn places(x: &MetalStorage, layout: &Layout, geometry: &Geometry) -> Result<MetalStorage> {
+    let tensors = Tensors::new(x, layout);
+    let dtype = tensors.dtype()?;
+    let plan = plan::places(dtype, tensors.layouts(), geometry)?;
+    let device = x.device();
+    let places = buffer(device, plan.output, DType::U32)?;
+    // What the kernel writes is in its scratch buffer.
+    encode_all(device, dtype, &plan, tensors, [&places, &places])?;
+    Ok(MetalStorage::new(
+        places,
+        device.clone(),
+        plan.output,
+        DType::U32,
+    ))
+}
+
+/// The dtype, if it is one and the same, which the kernels take.
+fn check(dtypes: &[DType]) -> Result<DType> {
     match dtypes[0] {
         dtype @ (DType::F16 | DType::BF16 | DType::F32) if dtypes.iter().all(|d| *d == dtype) => {
             Ok(dtype)
         }
         DType::F64 => bail!(
-            "{name}: dtype F64 on a Metal device, which has no f64; expected F16, BF16 or F32"
+            "pooling: dtype F64 on a Metal device, which has no f64; expected F16, BF16 or F32"
         ),
-        _ => bail!("{name}: dtypes {dtypes:?}, expected one and the same out of F16, BF16, F32"),
+        _ => bail!("pooling: dtypes {dtypes:?}, expected one and the same out of F16, BF16, F32"),
     }
 }
 
-/// Encodes a plan's kernels, one after another.
-fn run(
-    device: &MetalDevice,
-    dtype: DType,
-    plan: &Plan,
-    input: &BufferOffset<'_>,
-    grad: &BufferOffset<'_>,
-) -> Result<MetalStorage> {
-    let buffer = |elements, dtype| {
-        let builder = device.new_buffer_builder().with_label("soft-pool");
-        builder.with_size_for(elements, dtype).build()
+fn buffer(device: &MetalDevice, elements: usize, dtype: DType) -> Result<Arc<Buffer>> {
+    let builder = device.new_buffer_builder().with_label("pooling");
+    builder.with_size_for(elements, dtype).build()
+}
+
+/// The output of a plan.
+fn run(dtype: DType, plan: &Plan, tensors: Tensors) -> Result<MetalStorage> {
+    let device = tensors.x.0.device();
+    let output = buffer(device, plan.output, dtype)?;
+    let scratch = match plan.scratch {
+        0 => None,
+        n => Some(buffer(device, n, DType::F32)?),
     };
-    let output = buffer(plan.output, dtype)?;
-    if !plan.launches.is_empty() {
-        let scratch = match plan.scratch {
-            0 => None,
-            n => Some(buffer(n, DType::F32)?),
-        };
-        // Before the encoder, which holds candle's lock: compiling takes a while.
-        let pipelines = pipelines(device, dtype, &plan.launches)?;
-        let encoder = device.command_encoder()?;
-        for (launch, pipeline) in plan.launches.iter().zip(&pipelines) {
-            debug_group!(encoder, "{}", launch.function(dtype));
-            let outputs = [&*output, scratch.as_deref().unwrap_or(&output)];
-            encode(
-                encoder.as_ref(),
-                (launch, dtype),
-                pipeline,
-                [input, grad],
-                outputs,
-            );
-        }
-    }
+    let outputs = [&*output, scratch.as_deref().unwrap_or(&output)];
+    encode_all(device, dtype, plan, tensors, outputs)?;
     Ok(MetalStorage::new(
         output,
         device.clone(),
@@ -98,22 +131,57 @@ fn run(
     ))
 }
 
+/// Encodes a plan's kernels, one after another.
+fn encode_all(
+    device: &MetalDevice,
+    dtype: DType,
+    plan: &Plan,
+    tensors: Tensors,
+    outputs: [&Buffer; 2],
+) -> Result<()> {
+    if plan.launches.is_empty() {
+        return Ok(());
+    }
+    // What a pass lacks, its kernels have no use for.
+    let inputs = [
+        tensors.x,
+        tensors.logits.unwrap_or(tensors.x),
+        tensors.grad.unwrap_or(tensors.x),
+    ];
+    let inputs = inputs.map(|(storage, layout)| buffer_o(storage.buffer(), layout, dtype));
+    // Before the encoder, which holds candle's lock: compiling takes a while.
+    let pipelines = pipelines(device, dtype, &plan.launches)?;
+    let encoder = device.command_encoder()?;
+    for (launch, pipeline) in plan.launches.iter().zip(&pipelines) {
+        debug_group!(encoder, "{}", launch.function(dtype));
+        encode(
+            encoder.as_ref(),
+            (launch, dtype),
+            pipeline,
+            &inputs,
+            outputs,
+        );
+    }
+    Ok(())
+}
+
 /// The arguments of all kernels of the file; candle keeps account of what is read and written.
 fn encode(
     encoder: &ComputeCommandEncoder,
     (launch, dtype): (&Launch, DType),
     pipeline: &ComputePipeline,
-    [input, grad]: [&BufferOffset<'_>; 2],
+    [input, logits, grad]: &[BufferOffset<'_>; 3],
     [output, scratch]: [&Buffer; 2],
 ) {
     encoder.set_compute_pipeline_state(pipeline);
     encoder.set_input_buffer(0, Some(input.buffer), input.offset_in_bytes);
-    encoder.set_input_buffer(1, Some(grad.buffer), grad.offset_in_bytes);
-    encoder.set_output_buffer(2, Some(output), 0);
-    encoder.set_output_buffer(3, Some(scratch), 0);
-    encoder.set_bytes(4, &launch.params);
+    encoder.set_input_buffer(1, Some(logits.buffer), logits.offset_in_bytes);
+    encoder.set_input_buffer(2, Some(grad.buffer), grad.offset_in_bytes);
+    encoder.set_output_buffer(3, Some(output), 0);
+    encoder.set_output_buffer(4, Some(scratch), 0);
+    encoder.set_bytes(5, &launch.params);
     encoder.set_threadgroup_memory_length(0, launch.shared_bytes(dtype));
-    // A kernel with many registers may allow fewer threads; each then takes more items.
+    // A kernel with many registers may allow fewer threads, whole SIMD groups; each then takes more items.
     let threads = pipeline.max_total_threads_per_threadgroup();
     let line = |width| MTLSize {
         width,
@@ -126,14 +194,21 @@ fn encode(
 
 type Compiled<T> = std::result::Result<T, MetalKernelError>;
 
-/// What was compiled of a module for a device.
-struct Module {
-    library: Library,
-    pipelines: HashMap<String, ComputePipeline>,
+/// A GPU, whichever `MetalDevice` it is used through, and a kernel's name.
+type Key = (u64, String);
+
+/// What was compiled, for as long as the program runs.
+#[derive(Default)]
+struct Cache {
+    libraries: HashMap<Key, Library>,
+    pipelines: HashMap<Key, ComputePipeline>,
 }
 
-static MODULES: LazyLock<Mutex<HashMap<(DeviceId, String), Module>>> =
-    LazyLock::new(Mutex::default);
+static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
+
+fn cache() -> MutexGuard<'static, Cache> {
+    CACHE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The launches' kernels, compiled if they are the first of theirs on the device.
 fn pipelines(
@@ -141,39 +216,40 @@ fn pipelines(
     dtype: DType,
     launches: &[Launch],
 ) -> Result<Vec<ComputePipeline>> {
-    let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
-    let of = |launch: &Launch| {
-        let module = match modules.entry((device.id(), launch.module(dtype))) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Module {
-                library: compile(device, dtype, launch.index())?,
-                pipelines: HashMap::new(),
-            }),
-        };
-        module.pipeline(device, launch.function(dtype))
-    };
-    launches
+    let all = launches
         .iter()
-        .map(of)
-        .collect::<Compiled<_>>()
-        .map_err(unusable)
+        .map(|launch| pipeline(device, dtype, launch));
+    all.collect::<Compiled<_>>().map_err(unusable)
 }
 
-impl Module {
-    fn pipeline(&mut self, device: &MetalDevice, name: String) -> Compiled<ComputePipeline> {
-        if let Some(pipeline) = self.pipelines.get(&name) {
-            return Ok(pipeline.clone());
-        }
-        let function = self.library.get_function(&name, None)?;
-        let pipeline = device
-            .metal_device()
-            .new_compute_pipeline_state_with_function(&function)?;
-        self.pipelines.insert(name, pipeline.clone());
-        Ok(pipeline)
+/// Compiles without the lock: other kernels are launched meanwhile, and who compiles the same one does so in vain.
+fn pipeline(device: &MetalDevice, dtype: DType, launch: &Launch) -> Compiled<ComputePipeline> {
+    let gpu = device.metal_device().registry_id();
+    let key = (gpu, launch.function(dtype));
+    if let Some(pipeline) = cache().pipelines.get(&key) {
+        return Ok(pipeline.clone());
     }
+    let of_module = (gpu, plan::module(launch.kernel, launch.wide, dtype));
+    let known = cache().libraries.get(&of_module).cloned();
+    let library = match known {
+        Some(library) => library,
+        None => {
+            let library = compile(device, dtype, launch)?;
+            cache().libraries.insert(of_module, library.clone());
+            library
+        }
+    };
+    let function = library.get_function(&key.1, None)?;
+    let pipeline = device
+        .metal_device()
+        .new_compute_pipeline_state_with_function(&function)?;
+    cache().pipelines.insert(key, pipeline.clone());
+    Ok(pipeline)
 }
 
-fn compile(device: &MetalDevice, dtype: DType, index: &str) -> Compiled<Library> {
+fn compile(device: &MetalDevice, dtype: DType, launch: &Launch) -> Compiled<Library> {
+    let (rule, index) = (launch.kernel.rule(), plan::index(launch.wide));
+    let source = metal_source::module(rule, dtype, index);
     let options = MTLCompileOptions::new();
     // Infinities and NaN keep their meaning. Its successor, `setMathMode`, needs macOS 15.
     #[allow(deprecated)]
@@ -181,10 +257,10 @@ fn compile(device: &MetalDevice, dtype: DType, index: &str) -> Compiled<Library>
     options.setLanguageVersion(MTLLanguageVersion::Version3_0);
     device
         .metal_device()
-        .new_library_with_source(&metal_source::module(dtype, index), Some(&options))
+        .new_library_with_source(&source, Some(&options))
 }
 
 fn unusable(error: MetalKernelError) -> Error {
     Error::from(MetalError::from(error))
-        .context("SoftPool: its Metal kernels do not compile on this device")
+        .context("pooling: its Metal kernels do not compile on this device")
 }

@@ -1,81 +1,214 @@
 //! Which GPU kernels a pass runs, over how many blocks of threads: the same plan for CUDA, Metal and their emulation.
 
-use super::params::{narrow, Divisor, Params};
-use super::{Gradient, Weighting};
+use super::params::{narrow, Divisor, Layouts, Params};
+use super::{Gradient, Method};
 use crate::geometry::{Axis, Geometry};
 use candle_core::{bail, DType, Layout, Result};
 
 /// Threads of a block.
-const BLOCK: u32 = 256;
+pub const BLOCK: u32 = 256;
+/// Threads that exchange numbers without a barrier.
+const WARP: u32 = 32;
 /// The most blocks of a launch; kernels loop over what is left.
 const LARGEST_GRID: u64 = 1 << 22;
-/// Threads share a window from so many cells on,
-const PART: usize = 32;
-/// where windows alone make fewer threads than this,
-const FEW_THREADS: usize = 1 << 17;
-/// and at most so many share one.
-const MOST_PARTS: usize = 64;
+/// A warp shares a window from so many cells on, a block from so many where windows are fewer than that.
+const WARP_CELLS: usize = 64;
+const BLOCK_CELLS: usize = 1024;
+const FEW_WINDOWS: usize = 1 << 11;
+/// Bytes of shared memory that a tile takes, of 32 KiB that every GPU has.
+const TILE_BYTES: usize = 30 << 10;
+/// Rows that a tile has at least, and columns at most.
+const LEAST_ROWS: usize = 8;
+const MOST_COLUMNS: usize = 64;
+/// What a tile has at least.
+const LEAST_TILE: usize = 100;
+/// Windows of so many cells are pooled in tiles.
+const TILED_CELLS: usize = 9;
 
-/// From this β on, no window needs another kernel because of where the input ends.
-const LEAST_BETA: f64 = 1e-2;
-
-/// The kernels of `cuda/softpool.cu` and `metal/softpool.metal`, in their order there.
+/// A pooling method, as kernels are named after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kernel {
-    /// 2×2 windows side by side: a thread has 8 bytes of outputs.
-    Forward2x2,
-    /// 3×3 windows at steps of two: a thread has 8 bytes of outputs.
-    Forward3x3,
-    /// Any windows, a thread each.
-    ForwardAny,
-    /// The sums of a part of a window, into the scratch buffer.
-    Partials,
-    /// Outputs from [`Kernel::Partials`].
-    ForwardParts,
-    /// The gradient of 2×2 windows side by side: a thread has two rows of 16 bytes.
-    Backward2x2,
-    /// The gradient of 3×3 windows at steps of two: a thread has two rows of 16 bytes.
-    Backward3x3,
-    /// The gradient of windows that share no cell, a thread each.
-    BackwardDisjoint,
-    /// What each window passes on to its cells, into the scratch buffer.
-    Statistics,
-    /// The same from [`Kernel::Partials`].
-    StatisticsParts,
-    /// The gradient of each input cell from the windows that hold it, by their statistics.
-    BackwardGather,
+pub enum Rule {
+    /// `Σ softmax(β·x)·x`.
+    SoftPool,
+    /// The same with logits of their own.
+    Softmax,
+    /// `Σx / n`.
+    Average,
+    /// `(Σ|x|^p / n)^(1/p)`.
+    Power,
+    /// `Σ w·x / Σ w` with the positive activations as weights.
+    Weighted,
+    /// The largest activation.
+    Maximum,
 }
 
-impl Kernel {
+impl Rule {
     /// All of them.
-    pub const ALL: [Kernel; 11] = [
-        Kernel::Forward2x2,
-        Kernel::Forward3x3,
-        Kernel::ForwardAny,
-        Kernel::Partials,
-        Kernel::ForwardParts,
-        Kernel::Backward2x2,
-        Kernel::Backward3x3,
-        Kernel::BackwardDisjoint,
-        Kernel::Statistics,
-        Kernel::StatisticsParts,
-        Kernel::BackwardGather,
+    pub const ALL: [Rule; 6] = [
+        Rule::SoftPool,
+        Rule::Softmax,
+        Rule::Average,
+        Rule::Power,
+        Rule::Weighted,
+        Rule::Maximum,
+    ];
+
+    fn of(method: Method) -> Self {
+        match method {
+            Method::SoftPool(_) => Rule::SoftPool,
+            Method::Logits => Rule::Softmax,
+            Method::Average { .. } => Rule::Average,
+            Method::Power { .. } => Rule::Power,
+            Method::Weighted => Rule::Weighted,
+            Method::Maximum => Rule::Maximum,
+        }
+    }
+
+    /// As in kernels' names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rule::SoftPool => "softpool",
+            Rule::Softmax => "softmax",
+            Rule::Average => "average",
+            Rule::Power => "power",
+            Rule::Weighted => "weighted",
+            Rule::Maximum => "maximum",
+        }
+    }
+}
+
+/// What the kernels of any rule do, by a thread or a team of threads a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// The outputs.
+    Forward,
+    /// The same by teams.
+    ForwardTeam,
+    /// What each window passes on to its cells, into the scratch buffer.
+    Statistics,
+    /// The same by teams.
+    StatisticsTeam,
+    /// The gradient of windows that share no cell.
+    Disjoint,
+    /// The same by teams.
+    DisjointTeam,
+    /// The gradient of each input cell from the windows that hold it, by their statistics.
+    Gather,
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: [Step; 7] = [
+        Step::Forward,
+        Step::ForwardTeam,
+        Step::Statistics,
+        Step::StatisticsTeam,
+        Step::Disjoint,
+        Step::DisjointTeam,
+        Step::Gather,
     ];
 
     fn name(self) -> &'static str {
         match self {
-            Kernel::Forward2x2 => "forward_2x2",
-            Kernel::Forward3x3 => "forward_3x3",
-            Kernel::ForwardAny => "forward_any",
-            Kernel::Partials => "partials",
-            Kernel::ForwardParts => "forward_parts",
-            Kernel::Backward2x2 => "backward_2x2",
-            Kernel::Backward3x3 => "backward_3x3",
-            Kernel::BackwardDisjoint => "backward_disjoint",
-            Kernel::Statistics => "statistics",
-            Kernel::StatisticsParts => "statistics_parts",
-            Kernel::BackwardGather => "backward_gather",
+            Step::Forward => "forward",
+            Step::ForwardTeam => "forward_team",
+            Step::Statistics => "statistics",
+            Step::StatisticsTeam => "statistics_team",
+            Step::Disjoint => "disjoint",
+            Step::DisjointTeam => "disjoint_team",
+            Step::Gather => "gather",
         }
+    }
+
+    fn by_teams(self) -> Self {
+        match self {
+            Step::Forward => Step::ForwardTeam,
+            Step::Statistics => Step::StatisticsTeam,
+            Step::Disjoint => Step::DisjointTeam,
+            step => step,
+        }
+    }
+}
+
+/// The kernels, as `kernels/list.h` has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// Of any windows.
+    Any(Rule, Step),
+    /// SoftPool's 2×2 windows side by side: a thread has 8 bytes of outputs.
+    Forward2x2,
+    /// SoftPool's 2×2×2 windows side by side: a thread has 8 bytes of outputs.
+    Forward2x2x2,
+    /// SoftPool's 3×3 windows at steps of two: a thread has 8 bytes of outputs.
+    Forward3x3,
+    /// The gradient of SoftPool's 2×2 windows side by side: a thread has two rows of 16 bytes.
+    Backward2x2,
+    /// The gradient of SoftPool's 2×2×2 windows side by side: a thread has four rows of 16 bytes.
+    Backward2x2x2,
+    /// The gradient of SoftPool's 3×3 windows at steps of two: a thread has two rows of 16 bytes.
+    Backward3x3,
+    /// SoftPool's windows that overlap: a block has a tile of them.
+    ForwardTile,
+    /// What those windows pass on.
+    StatisticsTile,
+    /// The gradient of the cells of a tile from windows at every cell.
+    GatherTile,
+}
+
+impl Kernel {
+    /// Those of some windows only.
+    const SPECIAL: [Kernel; 9] = [
+        Kernel::Forward2x2,
+        Kernel::Forward2x2x2,
+        Kernel::Forward3x3,
+        Kernel::Backward2x2,
+        Kernel::Backward2x2x2,
+        Kernel::Backward3x3,
+        Kernel::ForwardTile,
+        Kernel::StatisticsTile,
+        Kernel::GatherTile,
+    ];
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Kernel> {
+        let any = Rule::ALL.into_iter();
+        let any = any.flat_map(|rule| Step::ALL.map(|step| Kernel::Any(rule, step)));
+        any.chain(Kernel::SPECIAL)
+    }
+
+    /// Whose module has it.
+    pub fn rule(self) -> Rule {
+        match self {
+            Kernel::Any(rule, _) => rule,
+            _ => Rule::SoftPool,
+        }
+    }
+
+    /// Its name, without dtype and index.
+    pub fn name(self) -> String {
+        match self {
+            Kernel::Any(rule, step) => format!("{}_{}", rule.name(), step.name()),
+            Kernel::Forward2x2 => "forward_2x2".into(),
+            Kernel::Forward2x2x2 => "forward_2x2x2".into(),
+            Kernel::Forward3x3 => "forward_3x3".into(),
+            Kernel::Backward2x2 => "backward_2x2".into(),
+            Kernel::Backward2x2x2 => "backward_2x2x2".into(),
+            Kernel::Backward3x3 => "backward_3x3".into(),
+            Kernel::ForwardTile => "forward_tile".into(),
+            Kernel::StatisticsTile => "statistics_tile".into(),
+            Kernel::GatherTile => "gather_tile".into(),
+        }
+    }
+
+    /// Whether its threads work in teams.
+    fn teams(self) -> bool {
+        matches!(
+            self,
+            Kernel::Any(
+                _,
+                Step::ForwardTeam | Step::StatisticsTeam | Step::DisjointTeam
+            )
+        )
     }
 }
 
@@ -90,21 +223,13 @@ pub struct Launch {
     pub grid: u32,
     /// Threads of a block, in one dimension.
     pub block: u32,
-    /// Numbers that the threads of a block share, in the dtype of the arithmetic.
+    /// Numbers that they share, of 8 bytes for f64, else of 4.
     pub shared: u32,
     /// The kernel's argument.
     pub params: Params,
 }
 
 impl Launch {
-    /// The type of its kernel's indices.
-    pub fn index(&self) -> &'static str {
-        match self.wide {
-            true => "u64",
-            false => "u32",
-        }
-    }
-
     /// Bytes that the threads of a block share.
     pub fn shared_bytes(&self, dtype: DType) -> usize {
         let number = if dtype == DType::F64 { 8 } else { 4 };
@@ -112,15 +237,29 @@ impl Launch {
         (self.shared as usize * number).next_multiple_of(16)
     }
 
-    /// The module that has its kernel, such as `f32_u32`.
-    pub fn module(&self, dtype: DType) -> String {
-        format!("{}_{}", dtype.as_str(), self.index())
-    }
-
     /// The kernel's name in the compiled module, such as `forward_2x2_f32_u32`.
     pub fn function(&self, dtype: DType) -> String {
-        format!("{}_{}", self.kernel.name(), self.module(dtype))
+        function(self.kernel, self.wide, dtype)
     }
+}
+
+/// The type of indices.
+pub fn index(wide: bool) -> &'static str {
+    match wide {
+        true => "u64",
+        false => "u32",
+    }
+}
+
+/// A kernel's name, such as `forward_2x2_f32_u32`.
+pub fn function(kernel: Kernel, wide: bool, dtype: DType) -> String {
+    format!("{}_{}_{}", kernel.name(), dtype.as_str(), index(wide))
+}
+
+/// The module that has a kernel, such as `softpool_f32_u32`.
+pub fn module(kernel: Kernel, wide: bool, dtype: DType) -> String {
+    let rule = kernel.rule().name();
+    format!("{rule}_{}_{}", dtype.as_str(), index(wide))
 }
 
 /// The launches of a pass, in order.
@@ -134,88 +273,167 @@ pub struct Plan {
     pub scratch: usize,
 }
 
-/// The forward pass of an input with this layout.
+/// The forward pass of tensors with these layouts.
 pub fn forward(
     dtype: DType,
-    input: &Layout,
+    layouts: Layouts,
     geometry: &Geometry,
-    weighting: Weighting,
+    method: Method,
 ) -> Result<Plan> {
-    let params = Params::new(geometry, weighting, Gradient::Paper, input, None)?;
-    let mut pass = Pass::new(dtype, geometry, input, None, params)?;
+    let mut pass = Pass::new(dtype, geometry, layouts, method, Gradient::Paper)?;
     let group = 8 / pass.size;
     let [_, _, width] = geometry.axes;
     pass.params.output_vectors = width.output.is_multiple_of(group) as u32;
-    match special(geometry, weighting) {
-        Some(Special::TwoByTwo) => pass.launch(Kernel::Forward2x2, pass.outputs(group), 1),
-        Some(Special::ThreeByThree) => pass.launch(Kernel::Forward3x3, pass.outputs(group), 1),
-        None => match pass.parts() {
-            1 => pass.launch(Kernel::ForwardAny, pass.outputs(1), 1),
-            parts => {
-                pass.launch(Kernel::Partials, pass.outputs(1), parts);
-                pass.launch(Kernel::ForwardParts, pass.outputs(1), parts);
+    let kernel = match special(geometry, method) {
+        Some(Special::TwoByTwo) => Kernel::Forward2x2,
+        Some(Special::TwoByTwoByTwo) => Kernel::Forward2x2x2,
+        Some(Special::ThreeByThree) => Kernel::Forward3x3,
+        None => {
+            pass.any_windows(layouts);
+            if !pass.windows_in_tiles(Kernel::ForwardTile) {
+                pass.each_window(Step::Forward);
             }
-        },
-    }
+            return Ok(pass.plan(geometry.output_cells()));
+        }
+    };
+    pass.launch(kernel, pass.outputs(group));
     Ok(pass.plan(geometry.output_cells()))
 }
 
-/// The backward pass of an input and a gradient of its output with these layouts.
+/// The backward pass of tensors with these layouts, the output's gradient among them.
 pub fn backward(
     dtype: DType,
-    input: &Layout,
-    grad: &Layout,
+    layouts: Layouts,
     geometry: &Geometry,
-    weighting: Weighting,
+    method: Method,
     gradient: Gradient,
 ) -> Result<Plan> {
-    let params = Params::new(geometry, weighting, gradient, input, Some(grad))?;
-    let mut pass = Pass::new(dtype, geometry, input, Some(grad), params)?;
+    let mut pass = Pass::new(dtype, geometry, layouts, method, gradient)?;
     let [depth, height, width] = geometry.axes;
     let group = 8 / pass.size;
     pass.params.output_vectors = width.input.is_multiple_of(2 * group) as u32;
     let columns = width.input.div_ceil(2 * group);
-    match special(geometry, weighting) {
+    let pairs = |axis: Axis| (axis.input + axis.padding).div_ceil(2);
+    match special(geometry, method) {
         Some(Special::TwoByTwo) => {
-            let items = [depth.input, height.input.div_ceil(2), columns];
-            pass.launch(Kernel::Backward2x2, items, 1);
+            let items = [depth.input, pairs(height), columns];
+            pass.launch(Kernel::Backward2x2, items);
+        }
+        Some(Special::TwoByTwoByTwo) => {
+            let items = [pairs(depth), pairs(height), columns];
+            pass.launch(Kernel::Backward2x2x2, items);
         }
         Some(Special::ThreeByThree) => {
-            let rows = (height.input + height.padding).div_ceil(2);
-            pass.launch(Kernel::Backward3x3, [depth.input, rows, columns], 1);
+            let items = [depth.input, pairs(height), columns];
+            pass.launch(Kernel::Backward3x3, items);
         }
-        None => pass.backward_any(),
+        None => {
+            pass.any_windows(layouts);
+            if pass.disjoint() {
+                pass.each_window(Step::Disjoint);
+            } else {
+                let tiled = pass.windows_in_tiles(Kernel::StatisticsTile);
+                if !tiled {
+                    pass.each_window(Step::Statistics);
+                }
+                if !tiled || !pass.cells_in_tiles() {
+                    let cells = pass.axes.map(|axis| axis.input);
+                    pass.launch(Kernel::Any(pass.rule, Step::Gather), cells);
+                }
+            }
+        }
     }
-    Ok(pass.plan(geometry.input_cells()))
+    let gradients = if method == Method::Logits { 2 } else { 1 };
+    Ok(pass.plan(gradients * geometry.input_cells()))
+}
+
+/// The place of each window's largest cell in its plane, in u32, in the place of a scratch buffer.
+pub fn places(dtype: DType, layouts: Layouts, geometry: &Geometry) -> Result<Plan> {
+    let mut pass = Pass::new(dtype, geometry, layouts, Method::Maximum, Gradient::Exact)?;
+    pass.any_windows(layouts);
+    pass.each_window(Step::Statistics);
+    Ok(pass.plan(geometry.output_cells()))
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Special {
     TwoByTwo,
+    TwoByTwoByTwo,
     ThreeByThree,
 }
 
-/// The common windows that have kernels of their own; those count on cells beyond the input being weightless.
-fn special(geometry: &Geometry, weighting: Weighting) -> Option<Special> {
+/// The common windows that have kernels of their own.
+fn special(geometry: &Geometry, method: Method) -> Option<Special> {
     let [depth, height, width] = geometry.axes;
+    let side_by_side =
+        |axis: Axis| !axis.adaptive && axis.kernel == 2 && axis.stride == 2 && axis.padding == 0;
+    let every_other = |axis: Axis| !axis.adaptive && axis.kernel == 3 && axis.stride == 2;
     let flat = depth.input == depth.output && depth.kernel == 1;
-    let both = |test: fn(&Axis) -> bool| {
-        !height.adaptive && !width.adaptive && test(&height) && test(&width)
-    };
-    if !flat || weighting.beta < LEAST_BETA {
-        None
-    } else if both(|a| a.kernel == 2 && a.stride == 2 && a.padding == 0) {
-        Some(Special::TwoByTwo)
-    } else if both(|a| a.kernel == 3 && a.stride == 2) {
-        Some(Special::ThreeByThree)
-    } else {
-        None
+    let squares = side_by_side(height) && side_by_side(width);
+    match method {
+        Method::SoftPool(_) if squares && flat => Some(Special::TwoByTwo),
+        Method::SoftPool(_) if squares && side_by_side(depth) => Some(Special::TwoByTwoByTwo),
+        Method::SoftPool(_) if every_other(height) && every_other(width) && flat => {
+            Some(Special::ThreeByThree)
+        }
+        _ => None,
     }
 }
 
+/// Rows and columns of windows that a block has, or of cells.
+#[derive(Clone, Copy, PartialEq)]
+struct Tile {
+    rows: usize,
+    columns: usize,
+    /// Numbers of shared memory.
+    shared: usize,
+}
+
+impl Tile {
+    /// As many of `rows` and `columns` as fit the shared memory, each `step` cells from the next, with the cells of windows
+    /// of these sizes around them; all of about one size.
+    fn new(
+        most: usize,
+        [rows, columns]: [usize; 2],
+        sizes: [usize; 2],
+        steps: [usize; 2],
+    ) -> Option<Self> {
+        let span =
+            |n: usize, axis: usize| (n - 1).checked_mul(steps[axis])?.checked_add(sizes[axis]);
+        let even = |n: usize, most: usize| n.div_ceil(n.div_ceil(most));
+        // Two sums of each cell, and two of each row of each column of windows.
+        let shared = |rows: usize, columns: usize| {
+            let (down, across) = (span(rows, 0)?, span(columns, 1)?);
+            down.checked_mul(across.checked_add(columns)?)?
+                .checked_mul(2)
+        };
+        let fits = |rows, columns| shared(rows, columns).is_some_and(|n| n <= most);
+        let widest = (1..=columns.min(MOST_COLUMNS))
+            .rev()
+            .find(|&n| fits(LEAST_ROWS.min(rows), n))?;
+        let columns = even(columns, widest);
+        let highest = (1..=rows).take_while(|&n| fits(n, columns)).last()?;
+        let rows = even(rows, highest);
+        Some(Self {
+            rows,
+            columns,
+            shared: shared(rows, columns)?,
+        })
+    }
+}
+
+/// How many threads have a window.
+#[derive(Clone, Copy, PartialEq)]
+enum Team {
+    Thread,
+    Warp,
+    Block,
+}
+
 /// A plan in the making.
-struct Pass<'a> {
-    geometry: &'a Geometry,
+struct Pass {
+    axes: [Axis; 3],
+    rule: Rule,
     params: Params,
     planes: usize,
     /// Bytes of an element.
@@ -225,37 +443,42 @@ struct Pass<'a> {
     scratch: usize,
 }
 
-impl<'a> Pass<'a> {
+impl Pass {
     fn new(
         dtype: DType,
-        geometry: &'a Geometry,
-        input: &Layout,
-        grad: Option<&Layout>,
-        mut params: Params,
+        geometry: &Geometry,
+        layouts: Layouts,
+        method: Method,
+        gradient: Gradient,
     ) -> Result<Self> {
         let size = match dtype {
             DType::F16 | DType::BF16 | DType::F32 | DType::F64 => dtype.size_in_bytes(),
-            _ => bail!("SoftPool: dtype {dtype:?}, expected one of f16, bf16, f32, f64"),
+            _ => bail!("pooling: dtype {dtype:?}, expected one of f16, bf16, f32, f64"),
         };
+        let input = layouts.input;
+        let mut params = Params::new(geometry, method, gradient, layouts)?;
         let lead = input.dims().len() - geometry.rank;
         let planes = input.dims()[..lead].iter().product::<usize>();
         params.input_vectors = vectors(input, 16 / size) as u32;
-        params.grad_vectors = grad.is_some_and(|grad| vectors(grad, 8 / size)) as u32;
+        params.misaligned = (input.start_offset() % (16 / size)) as u32;
+        params.grad_vectors = layouts.grad.is_some_and(|grad| vectors(grad, 8 / size)) as u32;
         let cells = planes.checked_mul(geometry.input_cells().max(geometry.output_cells()));
-        let elements = cells.and_then(|n| n.checked_mul(MOST_PARTS));
+        // Three numbers of each window, or two gradients of each cell.
+        let elements = cells.and_then(|n| n.checked_mul(3));
         if elements.is_none_or(|n| n > isize::MAX as usize / 8) {
             bail!(
-                "SoftPool: {planes} planes of {:?} are too large to address",
+                "pooling: {planes} planes of {:?} are too large to address",
                 geometry.axes
             );
         }
-        let spans = [Some(input), grad]
+        let spans = [Some(input), layouts.logits, layouts.grad]
             .into_iter()
             .flatten()
             .all(|layout| narrow(span(layout)));
-        let wide = !(params.narrow() && spans && cells.is_some_and(narrow));
+        let wide = !(params.narrow() && spans && elements.is_some_and(narrow));
         Ok(Self {
-            geometry,
+            axes: geometry.axes,
+            rule: Rule::of(method),
             params,
             planes,
             size,
@@ -265,73 +488,150 @@ impl<'a> Pass<'a> {
         })
     }
 
+    /// Prepares for the kernels of any windows.
+    fn any_windows(&mut self, layouts: Layouts) {
+        // They look at each row by itself.
+        self.params.input_vectors = (layouts.input.stride().last() == Some(&1)) as u32;
+        self.axes = self.params.flatten(&self.axes);
+        self.wide |= !self.params.narrow();
+    }
+
     /// Items for each window, or for `group` windows of a row.
     fn outputs(&self, group: usize) -> [usize; 3] {
-        let [depth, height, width] = self.geometry.axes.map(|axis| axis.output);
+        let [depth, height, width] = self.axes.map(|axis| axis.output);
         [depth, height, width.div_ceil(group)]
     }
 
-    /// How many threads share a window: more than one where windows are large and few.
-    fn parts(&self) -> usize {
-        let cells = self
-            .geometry
-            .axes
-            .iter()
-            .map(|a| a.kernel.min(a.input))
-            .product::<usize>();
-        let windows = self.planes * self.geometry.output_cells();
-        if cells < 2 * PART || windows == 0 || windows >= FEW_THREADS {
-            return 1;
-        }
-        (FEW_THREADS / windows)
-            .min(cells / PART)
-            .clamp(1, MOST_PARTS)
+    fn disjoint(&self) -> bool {
+        self.axes.iter().all(Axis::disjoint)
     }
 
-    /// The gradient of any windows.
-    fn backward_any(&mut self) {
-        let parts = self.parts();
-        if self.geometry.disjoint() && parts == 1 {
-            self.launch(Kernel::BackwardDisjoint, self.outputs(1), 1);
-            return;
-        }
-        if parts == 1 {
-            self.launch(Kernel::Statistics, self.outputs(1), 1);
+    fn windows(&self) -> usize {
+        self.params.windows as usize
+    }
+
+    fn team(&self) -> Team {
+        let cells = self.axes.iter().map(|a| a.kernel.min(a.input));
+        let cells = cells.product::<usize>();
+        if cells < WARP_CELLS || !self.disjoint() && self.windows() >= 2 * FEW_WINDOWS {
+            Team::Thread
+        } else if cells >= BLOCK_CELLS && self.windows() < FEW_WINDOWS {
+            Team::Block
         } else {
-            self.launch(Kernel::Partials, self.outputs(1), parts);
-            self.launch(Kernel::StatisticsParts, self.outputs(1), parts);
+            Team::Warp
         }
-        let cells = self.geometry.axes.map(|axis| axis.input);
-        self.launch(Kernel::BackwardGather, cells, 1);
     }
 
-    fn launch(&mut self, kernel: Kernel, [depths, rows, columns]: [usize; 3], parts: usize) {
-        let windows = self.params.windows as usize;
-        let mut items = self.planes * depths * rows * columns;
-        match kernel {
-            Kernel::Partials => {
-                items *= parts;
-                self.scratch = self.scratch.max(3 * windows * (parts + 1));
-            }
-            Kernel::Statistics => self.scratch = self.scratch.max(3 * windows),
-            _ => (),
+    /// Numbers of the arithmetic that a tile has room for.
+    fn tile_numbers(&self) -> usize {
+        TILE_BYTES / self.size.max(4) - (BLOCK / WARP) as usize
+    }
+
+    /// Where SoftPool's windows overlap and lie flat: a launch with an item for each tile of them.
+    fn windows_in_tiles(&mut self, kernel: Kernel) -> bool {
+        let [depth, height, width] = self.axes;
+        let flat = depth.input == depth.output && depth.kernel == 1;
+        let folded = self.params.folded_columns.value > 0;
+        let regular = !height.adaptive && !width.adaptive && flat && !folded && !self.disjoint();
+        let sizes = [height.kernel, width.kernel];
+        let many = sizes[0].saturating_mul(sizes[1]) >= TILED_CELLS;
+        if self.rule != Rule::SoftPool || !regular || !many {
+            return false;
         }
+        // The step of a single window leads nowhere.
+        let steps = [height, width].map(|axis| if axis.output == 1 { 1 } else { axis.stride });
+        let windows = [height.output, width.output];
+        let tile = Tile::new(self.tile_numbers(), windows, sizes, steps);
+        if kernel == Kernel::StatisticsTile && tile.is_some() {
+            self.scratch = 3 * self.windows();
+        }
+        self.each_tile(kernel, tile, windows)
+    }
+
+    /// Where there is a window at every cell: a launch with an item for each tile of cells.
+    fn cells_in_tiles(&mut self) -> bool {
+        let [_, height, width] = self.axes;
+        let every = height.stride == 1 && width.stride == 1;
+        let cells = [height.input, width.input];
+        let tile = Tile::new(
+            self.tile_numbers(),
+            cells,
+            [height.kernel, width.kernel],
+            [1, 1],
+        );
+        self.each_tile(Kernel::GatherTile, tile.filter(|_| every), cells)
+    }
+
+    fn each_tile(
+        &mut self,
+        kernel: Kernel,
+        tile: Option<Tile>,
+        [rows, columns]: [usize; 2],
+    ) -> bool {
+        // A block has many threads.
+        let Some(tile) = tile.filter(|tile| tile.rows * tile.columns >= LEAST_TILE) else {
+            return false;
+        };
+        (self.params.tile_rows, self.params.tile_columns) = (tile.rows as u32, tile.columns as u32);
+        let tiles = [
+            self.axes[0].output,
+            rows.div_ceil(tile.rows),
+            columns.div_ceil(tile.columns),
+        ];
+        self.launch_sharing(kernel, tiles, (BLOCK / WARP) as usize + tile.shared);
+        true
+    }
+
+    /// A launch with an item for each window.
+    fn each_window(&mut self, step: Step) {
+        let team = self.team();
+        let step = match team {
+            Team::Thread => step,
+            Team::Warp | Team::Block => step.by_teams(),
+        };
+        if matches!(step, Step::Statistics | Step::StatisticsTeam) {
+            self.scratch = match self.rule {
+                Rule::Maximum => self.windows(),
+                _ => 3 * self.windows(),
+            };
+        }
+        self.params.together = (team == Team::Block) as u32;
+        self.launch(Kernel::Any(self.rule, step), self.outputs(1));
+    }
+
+    fn launch(&mut self, kernel: Kernel, items: [usize; 3]) {
+        let warps = if kernel.teams() { BLOCK / WARP } else { 0 };
+        self.launch_sharing(kernel, items, warps as usize);
+    }
+
+    fn launch_sharing(
+        &mut self,
+        kernel: Kernel,
+        [depths, rows, columns]: [usize; 3],
+        shared: usize,
+    ) {
+        let items = self.planes * depths * rows * columns;
         let wide = self.wide || !narrow(items) || !narrow(self.scratch);
         let params = Params {
             items: items as u64,
             columns: Divisor::new(columns as u64),
             rows: Divisor::new(rows as u64),
             depths: Divisor::new(depths as u64),
-            parts: Divisor::new(parts as u64),
             ..self.params
         };
-        let grid = (items as u64).div_ceil(BLOCK as u64).min(LARGEST_GRID) as u32;
+        let per_block = match kernel {
+            Kernel::ForwardTile | Kernel::StatisticsTile | Kernel::GatherTile => 1,
+            _ if !kernel.teams() => BLOCK,
+            _ if params.together == 0 => BLOCK / WARP,
+            _ => 1,
+        };
+        let grid = (items as u64).div_ceil(per_block.into()).min(LARGEST_GRID) as u32;
         self.launches.push(Launch {
             kernel,
             wide,
             grid,
             block: BLOCK,
-            shared: 0,
+            shared: shared as u32,
             params,
         });
     }
@@ -370,13 +670,14 @@ fn span(layout: &Layout) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Weighting;
     use crate::geometry::Windows;
     use candle_core::Shape;
 
-    const WEIGHTING: Weighting = Weighting {
+    const SOFT_POOL: Method = Method::SoftPool(Weighting {
         beta: 1.0,
         nan_to_num: false,
-    };
+    });
 
     fn plans(dims: &[usize], kernel: usize, stride: usize) -> [Plan; 2] {
         let windows = Windows::Sliding {
@@ -388,10 +689,14 @@ mod tests {
         let geometry = Geometry::new("SoftPool2d", &windows, dims).unwrap();
         let input = Layout::contiguous(Shape::from(dims));
         let grad = Layout::contiguous(geometry.output_shape(input.shape()));
-        let gradient = Gradient::Exact;
+        let layouts = Layouts {
+            input: &input,
+            logits: None,
+            grad: Some(&grad),
+        };
         [
-            forward(DType::F16, &input, &geometry, WEIGHTING).unwrap(),
-            backward(DType::F16, &input, &grad, &geometry, WEIGHTING, gradient).unwrap(),
+            forward(DType::F16, layouts, &geometry, SOFT_POOL).unwrap(),
+            backward(DType::F16, layouts, &geometry, SOFT_POOL, Gradient::Exact).unwrap(),
         ]
     }
 
@@ -408,21 +713,35 @@ mod tests {
         assert_eq!(kernels(&forward), [Kernel::Forward3x3]);
         assert_eq!(kernels(&backward), [Kernel::Backward3x3]);
         let [forward, backward] = plans(&[1, 64, 112, 112], 5, 2);
-        assert_eq!(kernels(&forward), [Kernel::ForwardAny]);
-        let any = [Kernel::Statistics, Kernel::BackwardGather];
-        assert_eq!(kernels(&backward), any);
+        assert_eq!(kernels(&forward), [Kernel::ForwardTile]);
+        let gather = Kernel::Any(Rule::SoftPool, Step::Gather);
+        assert_eq!(kernels(&backward), [Kernel::StatisticsTile, gather]);
+        let [_, backward] = plans(&[1, 64, 56, 56], 13, 1);
+        let tiles = [Kernel::StatisticsTile, Kernel::GatherTile];
+        assert_eq!(kernels(&backward), tiles);
     }
 
     #[test]
-    fn threads_share_the_windows_that_are_large_and_few() {
-        let [forward, backward] = plans(&[8, 64, 56, 56], 56, 56);
-        assert_eq!(kernels(&forward), [Kernel::Partials, Kernel::ForwardParts]);
-        let shared = [
-            Kernel::Partials,
-            Kernel::StatisticsParts,
-            Kernel::BackwardGather,
-        ];
-        assert_eq!(kernels(&backward), shared);
+    fn threads_share_windows_that_are_large() {
+        let any = |step| Kernel::Any(Rule::SoftPool, step);
+        for (dims, together) in [([8, 64, 56, 56], 1), ([64, 64, 56, 56], 0)] {
+            let [forward, backward] = plans(&dims, 56, 56);
+            assert_eq!(kernels(&forward), [any(Step::ForwardTeam)]);
+            assert_eq!(kernels(&backward), [any(Step::DisjointTeam)]);
+            assert_eq!(forward.launches[0].params.together, together);
+        }
+        let [forward, backward] = plans(&[1, 8, 112, 112], 90, 5);
+        assert_eq!(kernels(&forward), [any(Step::ForwardTeam)]);
+        let both = [any(Step::StatisticsTeam), any(Step::Gather)];
+        assert_eq!(kernels(&backward), both);
+    }
+
+    #[test]
+    fn a_window_of_whole_rows_is_one_long_row() {
+        let [forward, _] = plans(&[8, 64, 56, 56], 56, 56);
+        let axes = forward.launches[0].params.axes;
+        assert_eq!(axes.map(|axis| axis.input), [1, 1, 56 * 56]);
+        assert_eq!(axes[2].size, 56 * 56);
     }
 
     #[cfg(target_pointer_width = "64")] // 32 bits do not address inputs that large.

@@ -1,6 +1,5 @@
 //! Average and max pooling to an output of a given size.
 
-use super::average::avg_pool;
 use super::compute_dtype;
 use super::max::max_pool;
 use crate::backend::Method;
@@ -64,13 +63,7 @@ adaptive_layer!(
     /// `forward` gives an error that names the layer, the value and what is allowed for: an output size or a spatial size
     /// of 0, an input of another rank or dtype.
     AdaptiveAvgPool, AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d,
-    |layer, geometry, xs| match xs.device().is_cpu() {
-        true => Pool::new(geometry, Method::Average { count_include_pad: false }).apply(xs),
-        false => {
-            let wide = xs.to_dtype(compute_dtype(layer, xs)?)?;
-            avg_pool(&geometry, &wide, false)?.to_dtype(xs.dtype())
-        }
-    }
+    |layer, geometry, xs| Pool::new(geometry, Method::Average { count_include_pad: false }).apply(xs)
 );
 
 adaptive_layer!(

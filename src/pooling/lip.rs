@@ -1,11 +1,9 @@
 //! Local importance pooling.
 
-use super::average::sum_pool;
 use super::{compute_dtype, sliding_methods, Sliding};
 use crate::backend::Method;
 use crate::geometry::{Geometry, IntoSize};
 use crate::op::Pool;
-use crate::unfold::unfold;
 use candle_core::{bail, DType, Module, Result, Tensor, D as Dim};
 use candle_nn::{Init, VarBuilder};
 use std::fmt;
@@ -159,14 +157,7 @@ impl<const D: usize> Module for Lip<D> {
         }
         let wide = xs.to_dtype(compute_dtype(Self::NAME, xs)?)?;
         let logits = module.forward(&wide)?;
-        if xs.device().is_cpu() {
-            return weigh(Self::NAME, &geometry, &wide, &logits)?.to_dtype(xs.dtype());
-        }
-        // Logits between 0 and 12 need no shift, so the sums go a dimension at a time.
-        let weights = logits.exp()?;
-        let total = sum_pool(&geometry, &weights)?;
-        let ys = (sum_pool(&geometry, &(weights * wide)?)? / total)?;
-        ys.to_dtype(xs.dtype())
+        weigh(Self::NAME, &geometry, &wide, &logits)?.to_dtype(xs.dtype())
     }
 }
 
@@ -177,8 +168,11 @@ pub(crate) fn weigh(
     xs: &Tensor,
     logits: &Tensor,
 ) -> Result<Tensor> {
-    let logits = logits.broadcast_as(xs.shape())?;
-    if xs.device().is_cpu() && xs.dtype() == logits.dtype() {
+    let logits = match logits.shape() == xs.shape() {
+        true => logits.clone(),
+        false => logits.broadcast_as(xs.shape())?,
+    };
+    if xs.dtype() == logits.dtype() {
         return Pool::new(*geometry, Method::Logits).apply_with(xs, &logits);
     }
     let dtype = match (compute_dtype(layer, xs)?, compute_dtype(layer, &logits)?) {
@@ -186,23 +180,8 @@ pub(crate) fn weigh(
         _ => DType::F64,
     };
     let (wide, logits) = (xs.to_dtype(dtype)?, logits.to_dtype(dtype)?);
-    let ys = match xs.device().is_cpu() || xs.elem_count() == 0 {
-        true => Pool::new(*geometry, Method::Logits).apply_with(&wide, &logits)?,
-        false => softmax_pool(geometry, &wide, &logits)?,
-    };
+    let ys = Pool::new(*geometry, Method::Logits).apply_with(&wide, &logits)?;
     ys.to_dtype(xs.dtype())
-}
-
-/// `Σ softmax(z)·x` in every window, shifted by its largest logit.
-fn softmax_pool(geometry: &Geometry, xs: &Tensor, logits: &Tensor) -> Result<Tensor> {
-    let logits = unfold(logits, geometry)?.filled(f64::NEG_INFINITY)?;
-    let peak = logits.max_keepdim(Dim::Minus1)?.detach();
-    let weights = logits.broadcast_sub(&peak)?.exp()?;
-    let weights = weights.broadcast_div(&weights.sum_keepdim(Dim::Minus1)?)?;
-    unfold(xs, geometry)?
-        .filled(0.0)?
-        .broadcast_mul(&weights)?
-        .sum(Dim::Minus1)
 }
 
 /// `12·sigmoid(instance_norm(conv(x)))`: the authors' "simplified LIP".

@@ -3,9 +3,8 @@
 use super::{sliding_methods, Sliding};
 use crate::backend::Method;
 use crate::geometry::{Geometry, IntoSize};
-use crate::op::{self, Pool};
-use crate::unfold::{select, unfold_axis};
-use candle_core::{bail, Module, Result, Tensor, D as Dim};
+use crate::op::{places, Pool};
+use candle_core::{bail, Module, Result, Tensor};
 
 /// Max pooling over `D` dimensions, a candle [`Module`]: `y = max x` in each window.
 ///
@@ -13,7 +12,7 @@ use candle_core::{bail, Module, Result, Tensor, D as Dim};
 /// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
 ///
 /// Unlike candle's own `max_pool2d` it pads, has a gradient where windows overlap, and gives a window's gradient to one
-/// cell alone: to the first of its maxima in row-major order, as PyTorch does (on a GPU to any one of them).
+/// cell alone: to the first of its maxima in row-major order, as PyTorch does on the CPU.
 /// A NaN makes the output of its windows NaN, unless a `+inf` comes before it.
 ///
 /// ```
@@ -73,7 +72,7 @@ impl<const D: usize> MaxPool<D> {
     /// Those of `forward`.
     pub fn forward_with_indices(&self, xs: &Tensor) -> Result<(Tensor, Tensor)> {
         let geometry = self.windows.geometry(Self::NAME, xs)?;
-        Ok((max_pool(Self::NAME, &geometry, xs)?, places(&geometry, xs)?))
+        Ok((max_pool(Self::NAME, &geometry, xs)?, places(xs, &geometry)?))
     }
 }
 
@@ -84,15 +83,7 @@ impl<const D: usize> Module for MaxPool<D> {
     }
 }
 
-/// Where the largest cells of the windows are, in their plane.
-pub(crate) fn places(geometry: &Geometry, xs: &Tensor) -> Result<Tensor> {
-    match xs.device().is_cpu() || xs.elem_count() == 0 {
-        true => op::places(xs, geometry),
-        false => argmax(geometry, xs),
-    }
-}
-
-/// The maximum of every window, gathered from the input so that the gradient goes where the value came from.
+/// The maximum of every window, whose gradient goes where the value came from.
 pub(crate) fn max_pool(layer: &str, geometry: &Geometry, xs: &Tensor) -> Result<Tensor> {
     if u32::try_from(geometry.input_cells()).is_err() {
         bail!(
@@ -100,45 +91,5 @@ pub(crate) fn max_pool(layer: &str, geometry: &Geometry, xs: &Tensor) -> Result<
             xs.dims()
         );
     }
-    if xs.device().is_cpu() {
-        return Pool::new(*geometry, Method::Maximum).apply(xs);
-    }
-    let output = geometry.output_shape(xs.shape());
-    if output.elem_count() == 0 {
-        return Tensor::zeros(output, xs.dtype(), xs.device());
-    }
-    let lead = xs.rank() - geometry.rank;
-    let planes: usize = xs.dims()[..lead].iter().product();
-    let cells = argmax(geometry, xs)?.reshape((planes, geometry.output_cells()))?;
-    xs.reshape((planes, geometry.input_cells()))?
-        .contiguous()?
-        .gather(&cells, Dim::Minus1)?
-        .reshape(output)
-}
-
-/// For each window the place in its plane of its first maximum, found a dimension at a time.
-fn argmax(geometry: &Geometry, xs: &Tensor) -> Result<Tensor> {
-    let xs = xs.detach();
-    // Comparisons with NaN are false: as +inf it wins.
-    let mut peaks = select(&xs.eq(&xs)?, &xs, f64::INFINITY)?;
-    let mut place: Option<Tensor> = None;
-    let mut stride = 1.0;
-    let axes = &geometry.axes[3 - geometry.rank..];
-    let lead = xs.rank() - geometry.rank;
-    // Innermost first: of equal maxima the outer dimensions then choose the first, as row-major order does.
-    for (d, axis) in axes.iter().enumerate().rev() {
-        let dim = lead + d;
-        let unfolded = unfold_axis(&peaks, dim, axis)?;
-        // A cell that a window lacks repeats one that it has, so no mask is needed.
-        let winner = unfolded.cells.contiguous()?.argmax(dim + 1)?;
-        let index = winner.broadcast_add(&unfolded.start)?;
-        peaks = peaks.contiguous()?.gather(&index, dim)?;
-        let here = index.affine(stride, 0.0)?;
-        place = Some(match place {
-            None => here,
-            Some(inner) => (inner.gather(&index, dim)? + here)?,
-        });
-        stride *= axis.input as f64;
-    }
-    place.map_or_else(|| bail!("pooling needs a dimension"), Ok)
+    Pool::new(*geometry, Method::Maximum).apply(xs)
 }

@@ -1,11 +1,9 @@
 //! Power-average pooling.
 
-use super::average::{avg_pool, sum_pool};
-use super::{compute_dtype, sliding_methods, Sliding};
+use super::{sliding_methods, Sliding};
 use crate::backend::Method;
 use crate::geometry::IntoSize;
 use crate::op::Pool;
-use crate::unfold::select;
 use candle_core::{bail, Module, Result, Tensor};
 
 /// Power-average (Lp) pooling over `D` dimensions, a candle [`Module`]: `y = (Σ |x|^p / n)^(1/p)` over each window's
@@ -90,38 +88,16 @@ impl<const D: usize> Module for LpPool<D> {
             bail!("{}: p is {p}, expected a finite number above 0", Self::NAME);
         }
         let geometry = self.windows.geometry(Self::NAME, xs)?;
-        if xs.device().is_cpu() {
-            let &Self {
-                sum,
-                count_include_pad,
-                ..
-            } = self;
-            return Pool::new(
-                geometry,
-                Method::Power {
-                    p,
-                    sum,
-                    count_include_pad,
-                },
-            )
-            .apply(xs);
-        }
-        let wide = xs.to_dtype(compute_dtype(Self::NAME, xs)?)?;
-        let powers = if p == 2.0 {
-            wide.sqr()?
-        } else {
-            power(&wide.abs()?, p)?
+        let &Self {
+            sum,
+            count_include_pad,
+            ..
+        } = self;
+        let method = Method::Power {
+            p,
+            sum,
+            count_include_pad,
         };
-        let ys = match self.sum {
-            true => sum_pool(&geometry, &powers)?,
-            false => avg_pool(&geometry, &powers, self.count_include_pad)?,
-        };
-        power(&ys, 1.0 / p)?.to_dtype(xs.dtype())
+        Pool::new(geometry, method).apply(xs)
     }
-}
-
-/// `xs^p` for `xs ≥ 0`, with derivative 0 at 0, where the formula's may be infinite.
-fn power(xs: &Tensor, p: f64) -> Result<Tensor> {
-    let positive = xs.ne(0.0)?;
-    select(&positive, &select(&positive, xs, 1.0)?.powf(p)?, 0.0)
 }

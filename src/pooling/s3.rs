@@ -1,9 +1,8 @@
 //! S3 pooling.
 
-use super::average::avg_pool;
 use super::max::max_pool;
 use super::random::Draws;
-use super::{compute_dtype, sliding_methods, Sliding};
+use super::{sliding_methods, Sliding};
 use crate::backend::Method;
 use crate::geometry::{Axis, IntoSize};
 use crate::op::Pool;
@@ -103,6 +102,10 @@ impl<const D: usize> ModuleT for S3Pool<D> {
                 Self::NAME
             );
         }
+        if geometry.output_shape(xs.shape()).elem_count() == 0 {
+            // Nothing to draw from, but a gradient of nothing.
+            return Pool::new(geometry, Method::Maximum).apply(xs);
+        }
         let first = 3 - D;
         let (mut dense, mut sparse) = (geometry, geometry);
         for d in 0..D {
@@ -112,12 +115,8 @@ impl<const D: usize> ModuleT for S3Pool<D> {
         }
         let peaks = max_pool(Self::NAME, &dense, xs)?;
         if !train {
-            if xs.device().is_cpu() {
-                let count_include_pad = false;
-                return Pool::new(sparse, Method::Average { count_include_pad }).apply(&peaks);
-            }
-            let dtype = compute_dtype(Self::NAME, xs)?;
-            return avg_pool(&sparse, &peaks.to_dtype(dtype)?, false)?.to_dtype(xs.dtype());
+            let count_include_pad = false;
+            return Pool::new(sparse, Method::Average { count_include_pad }).apply(&peaks);
         }
         let mut rng = self.draws.next_pass();
         let mut ys = peaks;

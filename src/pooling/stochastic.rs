@@ -1,13 +1,12 @@
 //! Stochastic pooling.
 
-use super::max::places;
 use super::random::Draws;
 use super::{compute_dtype, sliding_methods, Sliding};
 use crate::backend::Method;
 use crate::geometry::{Geometry, IntoSize};
-use crate::op::Pool;
-use crate::unfold::{select, unfold};
-use candle_core::{DType, ModuleT, Result, Tensor, D as Dim};
+use crate::op::{places, Pool};
+use crate::unfold::select;
+use candle_core::{ModuleT, Result, Tensor, D as Dim};
 use rand_chacha::rand_core::RngCore;
 
 /// Stochastic pooling over `D` dimensions, a candle [`ModuleT`] (Zeiler and Fergus, "Stochastic pooling for
@@ -80,41 +79,10 @@ impl<const D: usize> StochasticPool<D> {
 impl<const D: usize> ModuleT for StochasticPool<D> {
     fn forward_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
         let geometry = self.windows.geometry(Self::NAME, xs)?;
-        if xs.device().is_cpu() {
-            return match train {
-                true => drawn(&geometry, xs, &self.draws),
-                false => Pool::new(geometry, Method::Weighted).apply(xs),
-            };
+        match train {
+            true => drawn(&geometry, xs, &self.draws),
+            false => Pool::new(geometry, Method::Weighted).apply(xs),
         }
-        let output = geometry.output_shape(xs.shape());
-        if output.elem_count() == 0 {
-            return Tensor::zeros(output, xs.dtype(), xs.device());
-        }
-        let wide = xs.to_dtype(compute_dtype(Self::NAME, xs)?)?;
-        let windows = unfold(&wide, &geometry)?;
-        let cells = windows.filled(0.0)?;
-        let equal = match &windows.present {
-            None => cells.ones_like()?,
-            Some(present) => present
-                .to_dtype(wide.dtype())?
-                .broadcast_as(cells.shape())?,
-        };
-        let ys = match train {
-            true => {
-                let weights = weights(&cells.detach(), &equal)?;
-                let uniform = uniform(&self.draws, output.elem_count());
-                let uniform = Tensor::from_vec(uniform, (output.elem_count(), 1), xs.device())?;
-                cells
-                    .gather(&draw(&weights, &uniform)?, Dim::Minus1)?
-                    .squeeze(Dim::Minus1)?
-            }
-            false => {
-                let weights = weights(&cells, &equal)?;
-                let total = weights.sum_keepdim(Dim::Minus1)?;
-                (weights.broadcast_div(&total)? * cells)?.sum(Dim::Minus1)?
-            }
-        };
-        ys.to_dtype(xs.dtype())
     }
 }
 
@@ -122,19 +90,19 @@ impl<const D: usize> ModuleT for StochasticPool<D> {
 ///
 /// Windows that share cells share those cells' times of arrival; each draws with the right odds.
 fn drawn(geometry: &Geometry, xs: &Tensor, draws: &Draws) -> Result<Tensor> {
+    let output = geometry.output_shape(xs.shape());
+    if output.elem_count() == 0 {
+        return Pool::new(*geometry, Method::Maximum).apply(xs);
+    }
     let dtype = compute_dtype("stochastic pooling", xs)?;
     let wide = xs.detach().to_dtype(dtype)?;
     // Not `relu`, which would turn NaN into 0; without a positive activation all cells are equally likely.
     let rates = (select(&wide.le(0.0)?.eq(0u8)?, &wide, 0.0)? + LEAST_RATE)?;
     let times = Tensor::from_vec(times(draws, xs.elem_count()), xs.shape(), xs.device())?;
     let keys = rates.log()?.sub(&times.to_dtype(dtype)?.log()?)?;
-    let places = places(geometry, &keys)?;
+    let places = places(&keys, geometry)?;
     let lead = xs.rank() - geometry.rank;
     let planes: usize = xs.dims()[..lead].iter().product();
-    let output = geometry.output_shape(xs.shape());
-    if output.elem_count() == 0 {
-        return Pool::new(*geometry, Method::Maximum).apply(xs);
-    }
     xs.reshape((planes, geometry.input_cells()))?
         .contiguous()?
         .gather(
@@ -153,39 +121,5 @@ fn times(draws: &Draws, count: usize) -> Vec<f32> {
     let uniform = |bits: u32| (f64::from(bits) + 0.5) / f64::from(u32::MAX) / (1.0 + 1e-9);
     (0..count)
         .map(|_| -uniform(rng.next_u32()).ln() as f32)
-        .collect()
-}
-
-/// The positive parts of the cells, or `equal` weights in a window without any.
-fn weights(cells: &Tensor, equal: &Tensor) -> Result<Tensor> {
-    // Not `relu`, which would turn NaN into 0.
-    let positive = select(&cells.le(0.0)?.eq(0u8)?, cells, 0.0)?;
-    let total = positive.sum_keepdim(Dim::Minus1)?;
-    let any = total.ne(0.0)?.broadcast_as(cells.shape())?;
-    any.where_cond(&positive, equal)
-}
-
-/// The index of one cell a window: the first whose cumulative weight exceeds a uniform share of the total.
-fn draw(weights: &Tensor, uniform: &Tensor) -> Result<Tensor> {
-    let shape = weights.dims();
-    let cells = shape[shape.len() - 1];
-    let ones = Tensor::triu2(cells, weights.dtype(), weights.device())?;
-    let sums = weights.reshape(((), cells))?.matmul(&ones)?;
-    let total = sums.narrow(1, cells - 1, 1)?;
-    let target = uniform.to_dtype(weights.dtype())?.mul(&total)?;
-    let index = sums
-        .broadcast_le(&target)?
-        .to_dtype(DType::U32)?
-        .sum_keepdim(1)?;
-    let mut one = shape.to_vec();
-    one[shape.len() - 1] = 1;
-    index.clamp(0u32, (cells - 1) as u32)?.reshape(one)
-}
-
-/// Multiples of 2^-23 in `[0, 1)`: times a total in f32 they stay below it.
-fn uniform(draws: &Draws, count: usize) -> Vec<f32> {
-    let mut rng = draws.next_pass();
-    (0..count)
-        .map(|_| (rng.next_u32() >> 9) as f32 / (1u32 << 23) as f32)
         .collect()
 }

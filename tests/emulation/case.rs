@@ -1,7 +1,7 @@
 //! Random tensors, layouts and windows.
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_softpool::backend::{Gradient, Weighting};
+use candle_softpool::backend::{Gradient, Method, Weighting};
 use candle_softpool::geometry::{Geometry, Windows};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -42,9 +42,11 @@ pub struct Case {
     pub dtype: DType,
     pub dims: Vec<usize>,
     pub geometry: Geometry,
-    pub weighting: Weighting,
+    pub method: Method,
     pub gradient: Gradient,
     pub input: (Lie, Values),
+    /// Of the logits, if the method has some.
+    pub logits: (Lie, Values),
     pub grad: Lie,
     pub seed: u64,
     /// Index in 64 bits whatever the plan says.
@@ -67,13 +69,56 @@ fn axis() -> impl Strategy<Value = Axis> {
     ]);
     let any =
         (1usize..8, 1usize..6).prop_flat_map(|(k, s)| (0..=k / 2).prop_map(move |p| [k, s, p]));
-    let large = (9usize..14, 1usize..14, 0usize..5).prop_map(|(k, s, p)| [k, s, p]);
-    let axis = (
-        1usize..40,
-        prop_oneof![5 => usual, 3 => any, 1 => large],
-        1usize..12,
-    );
+    let axis = (1usize..40, prop_oneof![5 => usual, 3 => any], 1usize..12);
     axis.prop_filter("a window", |(n, [k, _, p], _)| *k <= n + 2 * p)
+}
+
+/// An axis of windows that are large, one of them alone among them.
+fn large_axis() -> impl Strategy<Value = Axis> {
+    let sliding = (9usize..14, 1usize..14, 0usize..5).prop_map(|(k, s, p)| [k, s, p]);
+    let axis = (9usize..40, sliding, 1usize..3, any::<bool>());
+    let axis = axis.prop_map(|(n, windows, output, whole)| match whole {
+        true => (n, [n, n, 0], output),
+        false => (n, windows, output),
+    });
+    axis.prop_filter("a window", |(n, [k, _, p], _)| *k <= n + 2 * p)
+}
+
+fn axes() -> impl Strategy<Value = [Axis; 3]> {
+    prop_oneof![
+        4 => [axis(), axis(), axis()],
+        4 => [axis(), axis(), axis()].prop_map(|axes| axes.map(|(n, _, o)| (n.max(2), [2, 2, 0], o))),
+        1 => [axis(), axis(), axis()].prop_map(|axes| axes.map(|(n, _, o)| (n.max(8), [3, 1, 1], o))),
+        4 => (axis(), large_axis(), large_axis()).prop_map(|(d, h, w)| [d, h, w]),
+    ]
+}
+
+fn method() -> impl Strategy<Value = Method> {
+    let beta = prop_oneof![
+        4 => Just(1.0),
+        4 => -3.0..3.0,
+        1 => select(vec![0.0, 1e-3, -50.0, 1e3, 1e-35, -1e-310, 1e60]),
+    ];
+    let soft_pool = (beta, any::<bool>())
+        .prop_map(|(beta, nan_to_num)| Method::SoftPool(Weighting { beta, nan_to_num }));
+    let power = (
+        select(vec![1.0, 2.0, 3.0, 0.5, 1.5]),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    let power = power.prop_map(|(p, sum, count_include_pad)| Method::Power {
+        p,
+        sum,
+        count_include_pad,
+    });
+    prop_oneof![
+        3 => soft_pool,
+        1 => Just(Method::Logits),
+        1 => any::<bool>().prop_map(|count_include_pad| Method::Average { count_include_pad }),
+        1 => power,
+        1 => Just(Method::Weighted),
+        1 => Just(Method::Maximum),
+    ]
 }
 
 fn geometry(
@@ -121,50 +166,49 @@ pub fn case(dtypes: &'static [DType]) -> impl Strategy<Value = Case> {
             1 => Just(Lie::Broadcast),
         ]
     };
-    let values = prop_oneof![
-        4 => Just(Values::Normal),
-        1 => Just(Values::Huge),
-        1 => Just(Values::Shifted),
-        2 => Just(Values::Mixed),
-        2 => Just(Values::NotFinite),
-        1 => any::<bool>().prop_map(Values::Infinite),
-    ];
-    let beta = prop_oneof![
-        4 => Just(1.0),
-        4 => -3.0..3.0,
-        1 => select(vec![0.0, 1e-3, -50.0, 1e3, 1e-35, -1e-310, 1e60]),
-    ];
+    let values = || {
+        prop_oneof![
+            4 => Just(Values::Normal),
+            1 => Just(Values::Huge),
+            1 => Just(Values::Shifted),
+            2 => Just(Values::Mixed),
+            2 => Just(Values::NotFinite),
+            1 => any::<bool>().prop_map(Values::Infinite),
+        ]
+    };
     let shape = (
-        select(vec![1usize, 2, 2, 2, 3]),
+        select(vec![1usize, 2, 2, 3, 3]),
         any::<bool>(),
         [1usize..4, 1usize..4],
     );
     // Widths that vectors fit, as well as any.
     let width = prop_oneof![Just(None), (1usize..5).prop_map(|n| Some(16 * n))];
     let windows = (
-        [axis(), axis(), axis()],
+        axes(),
         any::<bool>(),
         prop::bool::weighted(0.15),
         any::<bool>(),
-        any::<bool>(),
+        prop::bool::weighted(0.3),
     );
-    let how = (beta, any::<bool>(), any::<bool>(), select(dtypes));
+    let how = (method(), any::<bool>(), select(dtypes));
+    let tensors = (lie(), values(), lie(), values(), lie());
     let launch = (
         any::<u64>(),
         any::<bool>(),
         prop_oneof![Just(u32::MAX), 1u32..3],
     );
-    (shape, width, windows, how, (lie(), values, lie()), launch).prop_map(
-        |((rank, batched, lead), width, windows, how, (lie, values, grad), launch)| {
+    (shape, width, windows, how, tensors, launch).prop_map(
+        |((rank, batched, lead), width, windows, how, tensors, launch)| {
+            let (lie, values, logits, scores, grad) = tensors;
             let (mut axes, same, adaptive, ceil_mode, flat) = windows;
-            let (beta, nan_to_num, exact, dtype) = how;
+            let (method, exact, dtype) = how;
             let (seed, wide, grid) = launch;
             axes[0].0 = axes[0].0.min(6).max(axes[0].1[0]);
             if flat {
                 axes[0].1 = [1, 1, 0];
             }
             if let Some(width) = width {
-                axes[2].0 = width;
+                axes[2].0 = width.max(axes[2].1[0]);
             }
             if same {
                 axes[1].0 = axes[1].0.max(axes[2].1[0]);
@@ -176,13 +220,14 @@ pub fn case(dtypes: &'static [DType]) -> impl Strategy<Value = Case> {
                 dtype,
                 geometry: geometry(rank, same, adaptive, ceil_mode, axes, &dims),
                 dims,
-                weighting: Weighting { beta, nan_to_num },
+                method,
                 gradient: if exact {
                     Gradient::Exact
                 } else {
                     Gradient::Paper
                 },
                 input: (lie, values),
+                logits: (logits, scores),
                 grad,
                 seed,
                 wide,
@@ -233,9 +278,31 @@ pub fn normal(rng: &mut ChaCha8Rng) -> f64 {
 }
 
 /// The activations of a case, one after another.
-pub fn values(case: &Case) -> impl FnMut() -> f64 {
-    let (values, dtype) = (case.input.1, case.dtype);
-    let mut rng = ChaCha8Rng::seed_from_u64(case.seed);
+pub fn activations(case: &Case) -> impl FnMut() -> f64 {
+    values(case.input.1, case.dtype, case.seed)
+}
+
+/// Its logits.
+pub fn logits(case: &Case) -> impl FnMut() -> f64 {
+    values(case.logits.1, case.dtype, case.seed ^ 2)
+}
+
+/// Its incoming gradients: normal, and among them huge ones and NaN, which are their windows' alone.
+pub fn gradients(case: &Case) -> impl FnMut() -> f64 {
+    let mut rng = ChaCha8Rng::seed_from_u64(case.seed ^ 1);
+    let huge = if case.dtype == DType::F16 { 3e4 } else { 1e30 };
+    move || {
+        let x = normal(&mut rng);
+        match rng.next_u32() % 100 {
+            0 => f64::NAN,
+            1..3 => huge * x.signum(),
+            _ => x,
+        }
+    }
+}
+
+fn values(values: Values, dtype: DType, seed: u64) -> impl FnMut() -> f64 {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let huge = match dtype {
         DType::F16 => 6e4,
         DType::F64 => 1e305,

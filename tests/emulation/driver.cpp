@@ -37,32 +37,36 @@ struct Buffer {
 };
 
 // As the kernels declare themselves; tests/metal_language.rs reads the order of their arguments.
-using Kernel = void (*)(const void*, const void*, void*, void*, const void*, void*, unsigned, unsigned, unsigned, unsigned);
+using Kernel = void (*)(const void*, const void*, const void*, void*, void*, const void*, void*, unsigned, unsigned, unsigned, unsigned);
 
 struct Launch {
     Kernel kernel;
     unsigned blocks, threads;
-    const void *input, *grad;
+    const void *input, *logits, *grad;
     void *output, *scratch;
     const void* params;
     std::vector<char> shared;
 
     void run(unsigned block, unsigned thread, void* memory) const {
-        kernel(input, grad, output, scratch, params, memory, block, blocks, thread, threads);
+        kernel(input, logits, grad, output, scratch, params, memory, block, blocks, thread, threads);
     }
 };
+
+constexpr unsigned SIMD = 32;
 
 // The threads of a threadgroup, each on a stack of its own.
 struct Group {
     struct Thread {
         ucontext_t context;
         std::vector<char> stack;
-        uint64_t slot = 0;
-        bool ended = false;
+        uint64_t slots[2];
+        unsigned exchanges, barriers;
+        bool ended;
     };
     const Launch* launch = nullptr;
     unsigned block = 0, current = 0;
     void* memory = nullptr;
+    bool moved = false;
     std::vector<Thread> threads;
     ucontext_t back;
 
@@ -75,30 +79,46 @@ struct Group {
         memory = shared.data();
         threads.resize(l.threads);
         for (Thread& thread : threads) {
-            thread.stack.resize(1 << 18);
+            thread.stack.resize(1 << 16);
             thread.ended = false;
+            thread.exchanges = thread.barriers = 0;
             getcontext(&thread.context);
             thread.context.uc_stack.ss_sp = thread.stack.data();
             thread.context.uc_stack.ss_size = thread.stack.size();
             thread.context.uc_link = &back;
             makecontext(&thread.context, begin, 0);
         }
+        // A turn in which nobody gets on is the last.
         for (size_t ended = 0; ended < threads.size();) {
-            size_t waiting = 0;
+            moved = false;
             for (current = 0; current < threads.size(); current++) {
                 Thread& thread = threads[current];
                 if (thread.ended) continue;
                 swapcontext(&back, &thread.context);
-                thread.ended ? ended++ : waiting++;
+                if (thread.ended) ended++, moved = true;
             }
-            // Those who have ended would be waited for.
-            if (waiting && ended) {
-                fprintf(stderr, "not all threads of a threadgroup meet\n");
+            if (!moved) {
+                fprintf(stderr, "threads wait for others that do not come\n");
                 exit(1);
             }
         }
     }
-    void wait() { swapcontext(&threads[current].context, &back); }
+    // Until the threads from `first` to `end` have come as often to the meeting of this kind.
+    void meet(unsigned Thread::*times, size_t first, size_t end) {
+        const unsigned now = ++(threads[current].*times);
+        moved = true;
+        const unsigned self = current;
+        for (size_t i = first; i < end; i++)
+            while (threads[i].*times < now) swapcontext(&threads[self].context, &back);
+    }
+    uint64_t exchange(uint64_t value, unsigned mask) {
+        const size_t first = current / SIMD * SIMD;
+        // Nobody is two exchanges ahead.
+        const unsigned parity = threads[current].exchanges % 2, other = current ^ mask;
+        threads[current].slots[parity] = value;
+        meet(&Thread::exchanges, first, first + SIMD < threads.size() ? first + SIMD : threads.size());
+        return threads[other].slots[parity];
+    }
 } group;
 
 void Group::begin() {
@@ -109,14 +129,8 @@ void Group::begin() {
 }  // namespace
 
 // What the shim of Metal's library calls.
-extern "C" void emulated_barrier() { group.wait(); }
-extern "C" uint64_t emulated_exchange(uint64_t value, unsigned mask) {
-    group.threads[group.current].slot = value;
-    group.wait();
-    const uint64_t other = group.threads[group.current ^ mask].slot;
-    group.wait();
-    return other;
-}
+extern "C" void emulated_barrier() { group.meet(&Group::Thread::barriers, 0, group.threads.size()); }
+extern "C" uint64_t emulated_exchange(uint64_t value, unsigned mask) { return group.exchange(value, mask); }
 
 int main() {
     for (;;) {
@@ -125,7 +139,7 @@ int main() {
         launch.blocks = unsigned(number());
         launch.threads = unsigned(number());
         launch.shared.resize(number());
-        const Buffer params, input, grad, output, scratch;
+        const Buffer params, input, logits, grad, output, scratch;
         const std::string function(name.start(), name.bytes);
         launch.kernel = reinterpret_cast<Kernel>(dlsym(dlopen(nullptr, RTLD_NOW), function.c_str()));
         if (!launch.kernel) {
@@ -133,6 +147,7 @@ int main() {
             return 1;
         }
         launch.input = input.start();
+        launch.logits = logits.start();
         launch.grad = grad.start();
         launch.output = output.start();
         launch.scratch = scratch.start();

@@ -2,9 +2,20 @@
 
 use candle_core::DType;
 use candle_softpool::backend::metal_source;
+use candle_softpool::backend::plan::Rule;
 use std::io::{Read, Write};
+use std::num::NonZero;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, path::Path};
+
+/// What a kernel is launched over: blocks, their threads and the bytes that those share.
+#[derive(Clone, Copy)]
+pub struct Grid {
+    pub blocks: u32,
+    pub threads: u32,
+    pub shared: usize,
+}
 
 /// Bytes of a tensor; `skip` is by how many bytes its start misses an aligned address.
 pub struct Buffer<'a> {
@@ -25,10 +36,10 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// With the kernels of these dtypes: each module by itself, as devices compile them.
+    /// With the kernels of these rules and dtypes: each module by itself, as devices compile them.
     ///
     /// None where there is no C++ compiler, which continuous integration takes for a failure.
-    pub fn new(dtypes: &[DType]) -> Option<Self> {
+    pub fn new(rules: &[Rule], dtypes: &[DType]) -> Option<Self> {
         let Some(compiler) = compiler() else {
             assert!(env::var_os("CI").is_none(), "no C++ compiler: set CXX");
             eprintln!("skipped: the emulation of Metal needs a C++ compiler, set CXX");
@@ -37,34 +48,41 @@ impl Driver {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulation");
         let program = tempfile::tempdir().unwrap();
         let mut sources = vec![(folder.join("driver.cpp"), "c++17")];
-        for &dtype in dtypes {
-            for index in ["u32", "u64"] {
-                let name = format!("{}_{index}.cpp", dtype.as_str());
+        for (&dtype, index) in dtypes.iter().flat_map(|d| [(d, "u32"), (d, "u64")]) {
+            for &rule in rules {
+                let name = format!("{}_{}_{index}.cpp", rule.name(), dtype.as_str());
                 let path = program.path().join(name);
-                std::fs::write(&path, metal_source::module(dtype, index)).unwrap();
+                std::fs::write(&path, metal_source::module(rule, dtype, index)).unwrap();
                 // Metal 3.0 is a C++14.
                 sources.push((path, "c++14"));
             }
         }
-        let objects: Vec<_> = (0..sources.len())
-            .map(|i| program.path().join(format!("{i}.o")))
-            .collect();
+        let object = |i: usize| program.path().join(format!("{i}.o"));
+        let next = AtomicUsize::new(0);
+        let compile = || {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let (source, standard) = sources.get(i)?;
+            let compiler = Command::new(&compiler)
+                .arg(format!("-std={standard}"))
+                .args(["-c", "-O1", "-g", "-w", "-ffp-contract=off", SANITIZER])
+                .args(["-fno-sanitize-recover=all", "-I"])
+                .args([&folder.join("metal"), Path::new("-o"), &object(i), source])
+                .output();
+            succeeded(compiler.unwrap());
+            Some(())
+        };
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
         std::thread::scope(|scope| {
-            for ((source, standard), object) in sources.iter().zip(&objects) {
-                let mut compiler = Command::new(&compiler);
-                compiler
-                    .arg(format!("-std={standard}"))
-                    .args(["-c", "-O1", "-g", "-w", "-ffp-contract=off", SANITIZER])
-                    .args(["-fno-sanitize-recover=all", "-I"])
-                    .args([&folder.join("metal"), Path::new("-o"), object, source]);
-                scope.spawn(move || succeeded(compiler.output().unwrap()));
+            for _ in 0..threads {
+                scope.spawn(|| while compile().is_some() {});
             }
         });
+        let objects = (0..sources.len()).map(object);
         let path = program.path().join("driver");
         let linker = Command::new(&compiler)
             .args(["-rdynamic", SANITIZER, "-o"])
             .arg(&path)
-            .args(&objects)
+            .args(objects)
             .arg("-ldl")
             .output();
         succeeded(linker.unwrap());
@@ -77,24 +95,25 @@ impl Driver {
         Some(Self { child, _program })
     }
 
-    /// Runs a kernel over `grid`, blocks, their threads and the bytes that those share, on the input and the gradient, which changes the output
-    /// and the scratch buffer.
+    /// Runs a kernel on input, logits and gradient, which changes the output and the scratch buffer.
     pub fn launch(
         &mut self,
         function: &str,
-        grid: [usize; 3],
+        grid: Grid,
         params: &[u8],
-        [input, grad]: [&Buffer; 2],
+        inputs: &[Buffer; 3],
         [output, scratch]: [&mut [u8]; 2],
     ) {
         let mut request = Vec::new();
         put(&mut request, &Buffer::new(function.as_bytes()));
-        for n in grid {
+        for n in [grid.blocks as usize, grid.threads as usize, grid.shared] {
             request.extend((n as u64).to_ne_bytes());
         }
+        let [input, logits, grad] = inputs;
         for buffer in [
             &Buffer::new(params),
             input,
+            logits,
             grad,
             &Buffer::new(output),
             &Buffer::new(scratch),

@@ -1,23 +1,25 @@
 //! Metal's kernels on the CPU: the very text that GPUs run, compiled by the host's C++ compiler behind a shim,
-//! launched over the very grid that the plan says, against the CPU kernels. CUDA's have `tests/cuda`.
+//! launched over the very grid that the plan says, against the definition in float64. CUDA's have `tests/cuda`.
 //!
 //! Stray accesses and misaligned vectors end the driver; outputs are poisoned first, so that an unwritten one shows.
 
 mod case;
+#[path = "../common/mod.rs"]
+mod common;
+mod definition;
 mod driver;
 mod rounding;
 
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor};
-use candle_softpool::backend::cpu::{self, Element, View};
-use candle_softpool::backend::plan::{self, Kernel, Plan};
+use candle_softpool::backend::cpu::Element;
+use candle_softpool::backend::params::Layouts;
+use candle_softpool::backend::plan::{self, Kernel, Plan, Rule};
 use candle_softpool::backend::Method;
-use candle_softpool::geometry::Geometry;
-use case::{case, normal, tensor, values, Case};
-use driver::{Buffer, Driver};
+use case::{case, Case};
+use definition::Definition;
+use driver::{Buffer, Driver, Grid};
 use half::{bf16, f16};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use rand_chacha::rand_core::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 
 const CASES: u32 = 1000;
@@ -25,9 +27,9 @@ const CASES: u32 = 1000;
 const POISON: u8 = 0x7b;
 
 #[test]
-fn metal_kernels_are_the_cpu_kernels() {
+fn metal_kernels_are_the_definition() {
     let dtypes = &[DType::F16, DType::BF16, DType::F32];
-    let Some(driver) = Driver::new(dtypes) else {
+    let Some(driver) = Driver::new(&Rule::ALL, dtypes) else {
         return;
     };
     let emulation = std::cell::RefCell::new(Emulation {
@@ -47,115 +49,112 @@ fn metal_kernels_are_the_cpu_kernels() {
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
-    let kernels = Kernel::ALL.len() * dtypes.len() * 2;
     let ran = &emulation.borrow().ran;
-    assert_eq!(ran.len(), kernels, "of all kernels these ran: {ran:?}");
+    // Every kernel with both indices, and those that are no rule's alone in every dtype.
+    let wanted = Kernel::all().flat_map(|kernel| {
+        let of_all_rules = matches!(kernel, Kernel::Any(..));
+        let dtypes = dtypes.iter().filter(move |_| !of_all_rules);
+        let dtypes = dtypes.map(|dtype| dtype.as_str());
+        dtypes
+            .chain(["u32", "u64"])
+            .map(move |how| (kernel.name(), how))
+    });
+    let missing: Vec<_> = wanted.filter(|kernel| !ran.contains(kernel)).collect();
+    assert!(
+        missing.is_empty(),
+        "of all kernels these did not run: {missing:?}"
+    );
 }
 
 /// A running driver, and the kernels that it ran.
 struct Emulation {
     driver: Driver,
-    ran: BTreeSet<String>,
+    /// With a dtype, and with an index.
+    ran: BTreeSet<(String, &'static str)>,
 }
 
 impl Emulation {
     /// Both passes of a case.
     fn check(&mut self, case: &Case) -> Result<(), TestCaseError> {
-        let mut values = values(case);
-        let xs = tensor(
-            &case.dims,
-            case.dtype,
-            case.input.0,
-            &Device::Cpu,
-            &mut values,
-        )
-        .unwrap();
-        let shape = case.geometry.output_shape(xs.shape());
-        let mut rng = ChaCha8Rng::seed_from_u64(case.seed ^ 1);
-        let grad = tensor(shape.dims(), case.dtype, case.grad, &Device::Cpu, || {
-            normal(&mut rng)
-        })
-        .unwrap();
         match case.dtype {
-            DType::F16 => self.check_as::<f16>(case, &xs, &grad),
-            DType::BF16 => self.check_as::<bf16>(case, &xs, &grad),
-            DType::F32 => self.check_as::<f32>(case, &xs, &grad),
-            _ => self.check_as::<f64>(case, &xs, &grad),
+            DType::F16 => self.check_as::<f16>(case),
+            DType::BF16 => self.check_as::<bf16>(case),
+            _ => self.check_as::<f32>(case),
         }
     }
 
-    fn check_as<T: Element>(
-        &mut self,
-        case: &Case,
-        xs: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(), TestCaseError> {
-        let (g, w) = (&case.geometry, case.weighting);
-        with_cells::<T, _>(xs, |x, x_layout| {
-            with_cells::<T, _>(grad, |dy, dy_layout| {
-                let view = |cells, layout| View::new(cells, layout, g.rank);
-                let plan = plan::forward(case.dtype, x_layout, g, w).unwrap();
-                let ys = self.run(case, &plan, (x, x_layout), (&[], x_layout));
-                let expected =
-                    cpu::forward(view(x, x_layout).into(), g, Method::SoftPool(w)).unwrap();
-                let largest = largest(xs, g);
-                close("forward", &ys, &expected, |window| largest[window])?;
+    fn check_as<T: Element>(&mut self, case: &Case) -> Result<(), TestCaseError> {
+        let (g, method, dtype) = (&case.geometry, case.method, case.dtype);
+        let tensor = |dims: &[usize], lie, values: &mut dyn FnMut() -> f64| {
+            case::tensor(dims, dtype, lie, &Device::Cpu, values).unwrap()
+        };
+        let xs = tensor(&case.dims, case.input.0, &mut case::activations(case));
+        let zs = tensor(&case.dims, case.logits.0, &mut case::logits(case));
+        let shape = g.output_shape(xs.shape());
+        let grad = tensor(shape.dims(), case.grad, &mut case::gradients(case));
+        let wanted = Definition::new(case, &xs, &zs, &grad).unwrap();
 
-                let plan =
-                    plan::backward(case.dtype, x_layout, dy_layout, g, w, case.gradient).unwrap();
-                let dx = self.run(case, &plan, (x, x_layout), (dy, dy_layout));
-                let expected = cpu::backward(
-                    view(x, x_layout).into(),
-                    view(dy, dy_layout),
-                    g,
-                    Method::SoftPool(w),
-                    case.gradient,
-                )
-                .unwrap();
-                let scale = gradient_scale(case);
-                close("backward", &dx, &expected, |_| scale)
-            })
-        })
+        let layouts = Layouts {
+            input: xs.layout(),
+            logits: (method == Method::Logits).then(|| zs.layout()),
+            grad: Some(grad.layout()),
+        };
+        let tensors = [&xs, &zs, &grad];
+        let plan = plan::forward(dtype, layouts, g, method).unwrap();
+        let (ys, _) = self.run::<T>(case, &plan, tensors);
+        wanted.assert_output(case, &ys)?;
+        let plan = plan::backward(dtype, layouts, g, method, case.gradient).unwrap();
+        let (dx, _) = self.run::<T>(case, &plan, tensors);
+        wanted.assert_gradients(case, &dx)?;
+        if method != Method::Maximum {
+            return Ok(());
+        }
+        let mut plan = plan::places(dtype, layouts, g).unwrap();
+        // They are in the place of a scratch buffer.
+        (plan.scratch, plan.output) = (plan.output, 0);
+        let (_, places) = self.run::<T>(case, &plan, tensors);
+        let places = places.chunks_exact(4);
+        let places = places.map(|place| f64::from(u32::from_ne_bytes(place.try_into().unwrap())));
+        wanted.assert_places(&places.collect::<Vec<_>>())
     }
 
+    /// The output of a plan, and the bytes of its scratch buffer.
     fn run<T: Element>(
         &mut self,
         case: &Case,
         plan: &Plan,
-        x: (&[T], &Layout),
-        dy: (&[T], &Layout),
-    ) -> Vec<T> {
+        tensors: [&Tensor; 3],
+    ) -> (Vec<f64>, Vec<u8>) {
         let mut output = vec![POISON; plan.output * size_of::<T>()];
         let mut scratch = vec![POISON; plan.scratch * size_of::<T::Compute>()];
         for launch in &plan.launches {
             let mut launch = *launch;
             launch.wide |= case.wide;
-            let function = launch.function(T::DTYPE);
-            let grid = [
-                launch.grid.min(case.grid) as usize,
-                launch.block as usize,
-                0,
-            ];
-            let (x, dy) = (buffer(x), buffer(dy));
+            let name = launch.kernel.name();
+            self.ran.insert((name.clone(), case.dtype.as_str()));
+            self.ran.insert((name, plan::index(launch.wide)));
+            let grid = Grid {
+                blocks: launch.grid.min(case.grid),
+                threads: launch.block,
+                shared: launch.shared_bytes(T::DTYPE),
+            };
+            let storages = tensors.map(|tensor| tensor.storage_and_layout().0);
+            let inputs = [0, 1, 2].map(|i| match &*storages[i] {
+                Storage::Cpu(cells) => {
+                    let cells = CpuStorage::as_slice::<T>(cells).unwrap();
+                    buffer((cells, tensors[i].layout()))
+                }
+                _ => unreachable!("tensors are on the CPU"),
+            });
             let outputs = [&mut output[..], &mut scratch[..]];
+            let function = launch.function(T::DTYPE);
             self.driver
-                .launch(&function, grid, bytes(&[launch.params]), [&x, &dy], outputs);
-            self.ran.insert(function);
+                .launch(&function, grid, bytes(&[launch.params]), &inputs, outputs);
         }
         let cells = output.chunks_exact(size_of::<T>());
         // SAFETY: any bytes are a float, and a chunk has as many as one.
-        cells
-            .map(|cell| unsafe { cell.as_ptr().cast::<T>().read_unaligned() })
-            .collect()
-    }
-}
-
-/// The cells of a tensor's storage, with how they lie.
-fn with_cells<T: Element, R>(tensor: &Tensor, use_cells: impl FnOnce(&[T], &Layout) -> R) -> R {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => use_cells(CpuStorage::as_slice::<T>(storage).unwrap(), layout),
-        _ => unreachable!("tensors are on the CPU"),
+        let cells = cells.map(|cell| unsafe { cell.as_ptr().cast::<T>().read_unaligned() });
+        (cells.map(|cell| cell.to_f64()).collect(), scratch)
     }
 }
 
@@ -179,64 +178,4 @@ fn buffer<'a, T: Element>((cells, layout): (&'a [T], &Layout)) -> Buffer<'a> {
 fn bytes<T>(values: &[T]) -> &[u8] {
     // SAFETY: floats and the parameters have no padding bytes, and any byte may be read.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
-}
-
-/// What rounding errors of a gradient are measured by.
-fn gradient_scale(case: &Case) -> f64 {
-    let axes = case.geometry.axes.iter();
-    let windows = axes.map(|axis| {
-        (0..axis.input)
-            .map(|i| axis.windows_of(i).len())
-            .max()
-            .unwrap()
-    });
-    4.0 * windows.product::<usize>() as f64
-}
-
-/// The largest finite activation of each window, by its size.
-fn largest(xs: &Tensor, geometry: &Geometry) -> Vec<f64> {
-    let cells = xs.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-    let cells: Vec<f64> = cells.to_vec1().unwrap();
-    let sizes: Vec<_> = cells
-        .iter()
-        .map(|x| if x.is_finite() { x.abs() } else { 0.0 })
-        .collect();
-    let layout = Layout::contiguous(xs.dims());
-    let sizes = View::new(&sizes, &layout, geometry.rank);
-    cpu::forward(sizes.into(), geometry, Method::Maximum).unwrap()
-}
-
-/// Equal but for rounding: to the dtype, and in the arithmetic in units of a cell's `scale`.
-fn close<T: Element>(
-    pass: &str,
-    found: &[T],
-    expected: &[T],
-    scale: impl Fn(usize) -> f64,
-) -> Result<(), TestCaseError> {
-    let (narrow, wide) = match T::DTYPE {
-        DType::F16 => (1e-3, 4e-6),
-        DType::BF16 => (8e-3, 4e-6),
-        DType::F32 => (2e-7, 2e-6),
-        _ => (1e-15, 4e-14),
-    };
-    if found.len() != expected.len() {
-        return Err(TestCaseError::fail(format!(
-            "{pass}: {} cells, not {}",
-            found.len(),
-            expected.len()
-        )));
-    }
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let (a, b) = (found.to_f64(), expected.to_f64());
-        let same = a == b || a.is_nan() && b.is_nan();
-        // Halves keep the difference of huge values finite.
-        let error = 2.0 * (a / 2.0 - b / 2.0).abs();
-        let near = b.is_finite() && error <= narrow * b.abs() + wide * scale(i);
-        if !(same || near) {
-            return Err(TestCaseError::fail(format!(
-                "{pass}: cell {i} is {a}, not {b}"
-            )));
-        }
-    }
-    Ok(())
 }

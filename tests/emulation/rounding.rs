@@ -1,10 +1,11 @@
 //! Metal 3.0 has no bf16, so that `metal/softpool.metal` rounds to it by itself: to nearest, ties to even.
 
 use crate::bytes;
-use crate::driver::{Buffer, Driver};
+use crate::driver::{Buffer, Driver, Grid};
 use candle_core::{DType, Layout};
-use candle_softpool::backend::plan;
-use candle_softpool::backend::Weighting;
+use candle_softpool::backend::params::Layouts;
+use candle_softpool::backend::plan::{self, Rule};
+use candle_softpool::backend::{Method, Weighting};
 use candle_softpool::geometry::{Geometry, Windows};
 use half::bf16;
 
@@ -28,22 +29,30 @@ fn averages(driver: &mut Driver, xs: &[bf16]) -> Vec<bf16> {
         ceil_mode: false,
     };
     let geometry = Geometry::new("rounding", &windows, &dims).unwrap();
-    let weighting = Weighting {
+    let method = Method::SoftPool(Weighting {
         beta: 0.0,
         nan_to_num: false,
-    };
+    });
     let layout = Layout::contiguous(dims.as_slice());
-    let plan = plan::forward(DType::BF16, &layout, &geometry, weighting).unwrap();
+    let layouts = Layouts {
+        input: &layout,
+        logits: None,
+        grad: None,
+    };
+    let plan = plan::forward(DType::BF16, layouts, &geometry, method).unwrap();
     let mut output = vec![0; 2 * plan.output];
     for launch in &plan.launches {
-        let input = Buffer::new(bytes(xs));
-        let grid = [launch.grid as usize, launch.block as usize, 0];
-        let (name, params) = (launch.function(DType::BF16), [launch.params]);
+        let input = || Buffer::new(bytes(xs));
+        let grid = Grid {
+            blocks: launch.grid,
+            threads: launch.block,
+            shared: launch.shared_bytes(DType::BF16),
+        };
         driver.launch(
-            &name,
+            &launch.function(DType::BF16),
             grid,
-            bytes(&params),
-            [&input, &input],
+            bytes(&[launch.params]),
+            &[input(), input(), input()],
             [&mut output, &mut []],
         );
     }
@@ -55,7 +64,7 @@ fn averages(driver: &mut Driver, xs: &[bf16]) -> Vec<bf16> {
 
 #[test]
 fn metal_rounds_ties_to_even() {
-    let Some(mut driver) = Driver::new(&[DType::BF16]) else {
+    let Some(mut driver) = Driver::new(&[Rule::SoftPool], &[DType::BF16]) else {
         return;
     };
     let xs = ties();

@@ -50,9 +50,17 @@ struct Tile {
 }
 
 impl Tile {
-    /// From a row of gradients to the next: whole vectors.
+    /// From a row of gradients to the next: whole vectors, and what those of windows in registers reach.
     fn pitch(&self) -> usize {
-        (self.area.columns.len() * self.unit).next_multiple_of(MOST_LANES)
+        match self.unit {
+            1 => self
+                .area
+                .columns
+                .len()
+                .next_multiple_of(MOST_LANES)
+                .max(REACH),
+            unit => (self.area.columns.len() * unit).next_multiple_of(MOST_LANES),
+        }
     }
 
     /// Where a row of gradients begins, by position in the tile.

@@ -42,7 +42,7 @@ pub struct DirectGradients<'a, C> {
 }
 
 impl<C: Real> Direct<'_, C> {
-    /// Calls `visit` for every vector of windows: its line, the first window, and how many are no other line's.
+    /// The first window of a vector of a line, and how many windows of that line it has.
     #[inline(always)]
     fn vector_at(&self, index: usize, lanes: usize) -> (usize, usize) {
         let columns = self.windows[1];

@@ -6,6 +6,7 @@ use crate::geometry::Windows;
 use candle_core::{Layout, Shape};
 use half::{bf16, f16};
 use plan::{Span, Way};
+use proptest::prelude::*;
 use vector::Real;
 
 const METHODS: [Method; 9] = [
@@ -42,7 +43,7 @@ const METHODS: [Method; 9] = [
 /// Kernel, stride, padding and shape.
 type Sliding = ([usize; 3], [usize; 3], [usize; 3], [usize; 4]);
 
-const SLIDING: [Sliding; 14] = [
+const SLIDING: [Sliding; 15] = [
     ([1, 2, 2], [1, 2, 2], [0; 3], [3, 1, 14, 38]),
     ([1, 3, 3], [1, 2, 2], [0, 1, 1], [2, 1, 41, 64]),
     ([1, 3, 3], [1, 1, 1], [0, 1, 1], [2, 1, 9, 35]),
@@ -56,6 +57,8 @@ const SLIDING: [Sliding; 14] = [
     ([1, 1, 300], [1, 1, 300], [0; 3], [2, 1, 1, 310]),
     ([1, 9, 4], [1, 9, 1], [0, 4, 2], [2, 1, 3, 6]),
     ([2, 2, 2], [2, 2, 2], [0; 3], [2, 4, 6, 18]),
+    // Rows shorter than two vectors, in several depths.
+    ([2, 2, 2], [2, 2, 2], [0; 3], [2, 4, 18, 16]),
     ([3, 3, 3], [1, 2, 1], [1, 1, 1], [1, 5, 6, 17]),
 ];
 
@@ -247,36 +250,69 @@ fn assert_near<T: Element>(what: &str, found: &[T], expected: &[f64], tolerance:
 /// Both passes of every method at every window against the definition, with these cells changed.
 fn compare<T: Element>(tolerance: f64, change: impl Fn(&mut [T])) {
     for (geometry, shape) in geometries() {
-        let layout = Layout::contiguous(Shape::from(&shape[..]));
-        let count = shape.iter().product();
-        let (mut x, z) = (values::<T>(1, count), values::<T>(2, count));
-        change(&mut x);
-        let [d, h, w] = geometry.axes.map(|axis| axis.output);
-        let pooled = Layout::contiguous((shape[0], d, h, w));
-        let g = values::<T>(3, pooled.shape().elem_count());
-        let grad = View::new(&g, &pooled, 3);
-        for method in METHODS {
-            let input = Input {
-                x: View::new(&x, &layout, 3),
-                logits: (method == Method::Logits).then_some(View::new(&z, &layout, 3)),
-            };
-            for gradient in [Gradient::Paper, Gradient::Exact] {
-                let (ys, [dx, dz]) = definition(input, grad, &geometry, method, gradient);
-                for arch in Arch::available() {
-                    let way = way(&geometry);
-                    let what = format!("{arch:?}, {method:?}, {gradient:?}, {way:?}, {geometry:?}");
-                    let found = forward_on(arch, input, &geometry, method).unwrap();
-                    assert_near(&what, &found, &ys, tolerance);
-                    let found =
-                        backward_on(arch, input, grad, &geometry, method, gradient).unwrap();
-                    // As many as windows a cell may have, each with an error.
-                    let tolerance = 4.0 * tolerance;
-                    assert_near(&what, &found[..count], &dx, tolerance);
-                    if method == Method::Logits {
-                        assert_near(&what, &found[count..], &dz, tolerance);
-                    }
+        compare_at(&geometry, shape, &METHODS, tolerance, &change);
+    }
+}
+
+/// Both passes of these methods, likewise.
+fn compare_at<T: Element>(
+    geometry: &Geometry,
+    shape: [usize; 4],
+    methods: &[Method],
+    tolerance: f64,
+    change: impl Fn(&mut [T]),
+) {
+    let layout = Layout::contiguous(Shape::from(&shape[..]));
+    let count = shape.iter().product();
+    let (mut x, z) = (values::<T>(1, count), values::<T>(2, count));
+    change(&mut x);
+    let [d, h, w] = geometry.axes.map(|axis| axis.output);
+    let pooled = Layout::contiguous((shape[0], d, h, w));
+    let g = values::<T>(3, pooled.shape().elem_count());
+    let grad = View::new(&g, &pooled, 3);
+    for &method in methods {
+        let input = Input {
+            x: View::new(&x, &layout, 3),
+            logits: (method == Method::Logits).then_some(View::new(&z, &layout, 3)),
+        };
+        for gradient in [Gradient::Paper, Gradient::Exact] {
+            let (ys, [dx, dz]) = definition(input, grad, geometry, method, gradient);
+            for arch in Arch::available() {
+                let way = way(geometry);
+                let what = format!("{arch:?}, {method:?}, {gradient:?}, {way:?}, {geometry:?}");
+                let found = forward_on(arch, input, geometry, method).unwrap();
+                assert_near(&what, &found, &ys, tolerance);
+                let found = backward_on(arch, input, grad, geometry, method, gradient).unwrap();
+                // As many as windows a cell may have, each with an error.
+                let tolerance = 4.0 * tolerance;
+                assert_near(&what, &found[..count], &dx, tolerance);
+                if method == Method::Logits {
+                    assert_near(&what, &found[count..], &dz, tolerance);
                 }
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(48), failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Rows of all lengths, in one to four depths: where vectors end, others begin.
+    #[test]
+    fn any_windows_agree_with_their_definition(
+        planes in 1usize..3, depth in 1usize..5, height in 1usize..30, width in 1usize..70,
+        kernel in prop::array::uniform3(1usize..6), stride in prop::array::uniform3(1usize..5),
+        two_wide: bool, padded: bool, ceil_mode: bool, method in prop::sample::select(&METHODS[..]),
+    ) {
+        let (mut kernel, mut stride) = (kernel, stride);
+        if two_wide {
+            (kernel[2], stride[2]) = (2, 2);
+        }
+        let padding = kernel.map(|k| if padded { k / 2 } else { 0 });
+        let windows = Windows::Sliding { kernel, stride, padding, ceil_mode };
+        let shape = [planes, depth, height, width];
+        if let Ok(geometry) = Geometry::new("test", &windows, &shape) {
+            compare_at::<f32>(&geometry, shape, &[method], 2e-6, |_| {});
         }
     }
 }

@@ -27,6 +27,15 @@ mod op;
 mod pooling;
 mod unfold;
 
+/// Pages whose code is compiled and run as tests.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/porting.md")]
+    struct Porting;
+}
+
 pub use backend::Gradient;
 pub use geometry::IntoSize;
 pub use pooling::adaptive::{

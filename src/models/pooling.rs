@@ -31,6 +31,7 @@ type Make = dyn Fn(Place) -> Result<Layer> + Send + Sync;
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 #[derive(Clone)]
+#[non_exhaustive]
 pub enum Pooling {
     /// `original`: the network's own maxima and averages, padding included.
     Original,
@@ -44,6 +45,7 @@ pub enum Pooling {
 
 /// Where a network pools: the windows that SoftPool has there, and what a layer with variables needs.
 /// [`Pooling::custom`] hands it to the user, as the example there shows.
+#[non_exhaustive]
 pub struct Place<'a> {
     /// Height and width of a window.
     pub kernel: usize,

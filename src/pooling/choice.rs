@@ -25,6 +25,7 @@ use std::str::FromStr;
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PoolingMethod {
     /// `soft`: [`SoftPool`].
     Soft,

@@ -181,7 +181,7 @@ impl<C: Real> Groups<C> {
     }
 }
 
-/// The sums of windows that are further apart than vectors can be split, or of various sizes: see [`Plan`](super::plan).
+/// The sums of windows that are further apart than vectors can be split, or of various sizes: see [`Way::Apart`](super::plan::Way::Apart).
 pub struct Apart<'a, C> {
     pub rows: Rows<'a, C>,
     /// Line after line.

@@ -18,7 +18,7 @@ pub struct Cell<V> {
     pub x: V,
     /// The logit; `x` again for rules without logits of their own.
     pub z: V,
-    /// The largest logit of its neighbourhood: see [`Rule::logit`].
+    /// The largest logit of its plane in the band: see [`Rule::logit`].
     pub shift: V,
     /// Its index in its patch, in row-major order.
     pub place: V,

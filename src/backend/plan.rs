@@ -475,7 +475,10 @@ impl Pass {
             .into_iter()
             .flatten()
             .all(|layout| narrow(span(layout)));
-        let wide = !(params.narrow() && spans && elements.is_some_and(narrow));
+        // The gradients of logits lie behind those of the activations.
+        let gradients = if method == Method::Logits { 2 } else { 1 };
+        let output = cells.and_then(|n| n.checked_mul(gradients));
+        let wide = !(params.narrow() && spans && output.is_some_and(narrow));
         Ok(Self {
             axes: geometry.axes,
             rule: Rule::of(method),
@@ -767,7 +770,8 @@ mod tests {
             .flat_map(|plan| &plan.launches)
         {
             assert_eq!(u64::from(launch.grid), LARGEST_GRID);
-            assert!(launch.params.items > LARGEST_GRID * u64::from(BLOCK));
+            // A block has a tile at a time, or each of its threads a cell.
+            assert!(launch.params.items > LARGEST_GRID);
         }
     }
 

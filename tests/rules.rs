@@ -109,6 +109,23 @@ fn extreme_temperatures_are_finite() -> Result<()> {
     Ok(())
 }
 
+/// `f64::MAX` is beyond f32, in which f16 and bf16 are computed: the largest f32 does as well.
+#[test]
+fn extreme_temperatures_are_finite_in_composed_operations() -> Result<()> {
+    for dtype in [DType::F16, DType::BF16, DType::F32, DType::F64] {
+        let xs = Tensor::new(&[[[1f32, 2.0, 2.0, -1.0]]], &device())?.to_dtype(dtype)?;
+        for (beta, wanted) in [(0.0, 1.0), (f64::MAX, 2.0), (-f64::MAX, -1.0f32)] {
+            let pool = SoftPool1d::new(4)
+                .beta(beta)
+                .implementation(Implementation::Composed);
+            let ys = xs.apply(&pool)?.to_dtype(DType::F32)?.flatten_all()?;
+            let y = ys.to_vec1::<f32>()?[0];
+            assert!((y - wanted).abs() < 1e-6, "{dtype:?}, β {beta}: {y}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn composed_operations_take_infinities_as_the_kernels_do() -> Result<()> {
     let xs = Tensor::new(&[[[80f32, f32::INFINITY, 89.0]]], &device())?;

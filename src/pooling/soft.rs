@@ -329,6 +329,11 @@ fn composed(xs: &Tensor, geometry: &Geometry, beta: f64, gradient: Gradient) -> 
         // Pooling for the lowest is pooling for the highest of the mirrored activations.
         return composed(&xs.neg()?, geometry, -beta, gradient)?.neg();
     }
+    // Any β that large takes the maximum; one that is infinite in the dtype would make 0·∞ of the maximum itself.
+    let beta = match xs.dtype() {
+        DType::F32 => beta.min(f32::MAX.into()),
+        _ => beta,
+    };
     let windows = unfold(xs, geometry)?;
     let peak = windows
         .filled(f64::NEG_INFINITY)?

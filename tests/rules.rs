@@ -109,6 +109,23 @@ fn extreme_temperatures_are_finite() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn layers_without_a_seed_do_not_draw_alike() -> Result<()> {
+    let xs = Tensor::ones((1, 1, 64, 64), DType::F32, &device())?;
+    let xs = (xs + Tensor::rand(0f32, 1.0, (1, 1, 64, 64), &device())?)?;
+    let draw = |layer: &dyn ModuleT| layer.forward_t(&xs, true)?.flatten_all()?.to_vec1::<f32>();
+    let [a, b] = [StochasticPool2d::new(2), StochasticPool2d::new(2)];
+    assert_ne!(draw(&a)?, draw(&b)?);
+    let [a, b] = [S3Pool2d::new(2), S3Pool2d::new(2)];
+    assert_ne!(draw(&a)?, draw(&b)?);
+    let [a, b] = [
+        StochasticPool2d::new(2).seed(3),
+        StochasticPool2d::new(2).seed(3),
+    ];
+    assert_eq!(draw(&a)?, draw(&b)?);
+    Ok(())
+}
+
 /// `f64::MAX` is beyond f32, in which f16 and bf16 are computed: the largest f32 does as well.
 #[test]
 fn extreme_temperatures_are_finite_in_composed_operations() -> Result<()> {

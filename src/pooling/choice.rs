@@ -68,7 +68,7 @@ impl PoolingMethod {
         }
     }
 
-    /// The layer of this method with such windows, its other settings at their defaults: p = 2, seed 0.
+    /// The layer of this method with such windows, its other settings at their defaults: p = 2, a seed of its own.
     ///
     /// `lip` is an error: it has variables, see [`Self::learned`].
     pub fn pooling<const D: usize>(

@@ -18,6 +18,12 @@ impl Draws {
         }
     }
 
+    /// Draws that no other layer has, unless it is given their seed: the first layer's seed is 0, the next one's 1.
+    pub fn of_one_layer() -> Self {
+        static LAYERS: AtomicU64 = AtomicU64::new(0);
+        Self::new(LAYERS.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// The generator of the next pass: every pass has a stream of its own.
     pub fn next_pass(&self) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);

@@ -21,7 +21,8 @@ use rand_chacha::{rand_core::RngCore, ChaCha8Rng};
 /// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
 /// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
 ///
-/// Equal seeds give equal sequences of training passes; a clone goes on from where the original is.
+/// Equal seeds give equal sequences of training passes; a clone goes on from where the original is. Without a seed every
+/// layer draws for itself: the first that the program makes has seed 0, the next one 1, and so on.
 /// Gradients, ties and NaN are those of [`MaxPool`](crate::MaxPool).
 ///
 /// ```
@@ -59,12 +60,12 @@ pub type S3Pool3d = S3Pool<3>;
 impl<const D: usize> S3Pool<D> {
     const NAME: &'static str = ["S3Pool1d", "S3Pool2d", "S3Pool3d"][D - 1];
 
-    /// Windows of this size, the stride the kernel, the grid the stride, the seed 0.
+    /// Windows of this size, the stride the kernel, the grid the stride, the seed one that no layer before had.
     pub fn new(kernel: impl IntoSize<D>) -> Self {
         Self {
             windows: Sliding::new(kernel),
             grid: None,
-            draws: Draws::new(0),
+            draws: Draws::of_one_layer(),
         }
     }
 
@@ -75,7 +76,7 @@ impl<const D: usize> S3Pool<D> {
         self
     }
 
-    /// The seed of the training passes, 0 by default; starts their sequence anew.
+    /// The seed of the training passes; starts their sequence anew.
     pub fn seed(mut self, seed: u64) -> Self {
         self.draws = Draws::new(seed);
         self

@@ -20,7 +20,8 @@ use rand_chacha::rand_core::RngCore;
 /// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
 /// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
 ///
-/// Equal seeds give equal sequences of training passes; a clone goes on from where the original is.
+/// Equal seeds give equal sequences of training passes; a clone goes on from where the original is. Without a seed every
+/// layer draws for itself: the first that the program makes has seed 0, the next one 1, and so on.
 ///
 /// ```
 /// use candle_core::{Device, ModuleT, Tensor};
@@ -54,15 +55,15 @@ pub type StochasticPool3d = StochasticPool<3>;
 impl<const D: usize> StochasticPool<D> {
     const NAME: &'static str = ["StochasticPool1d", "StochasticPool2d", "StochasticPool3d"][D - 1];
 
-    /// Windows of this size, side by side: the stride is the kernel. The seed is 0.
+    /// Windows of this size, side by side: the stride is the kernel. The seed is one that no layer before had.
     pub fn new(kernel: impl IntoSize<D>) -> Self {
         Self {
             windows: Sliding::new(kernel),
-            draws: Draws::new(0),
+            draws: Draws::of_one_layer(),
         }
     }
 
-    /// The seed of the training passes, 0 by default; starts their sequence anew.
+    /// The seed of the training passes; starts their sequence anew.
     pub fn seed(mut self, seed: u64) -> Self {
         self.draws = Draws::new(seed);
         self

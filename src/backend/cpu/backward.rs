@@ -1,11 +1,11 @@
 //! Gradients, band by band of the input: the windows of its cells are pooled again, and their terms spread.
 
 use super::aligned::Aligned;
-use super::direct::{DirectGradients, REACH};
+use super::direct::DirectGradients;
 use super::element::{Element, Narrow};
 use super::forward::{numbers, Pooling, Sums, Windows};
 use super::kernels::Terms;
-use super::plan::{Span, Way};
+use super::plan::{Span, Way, REACH};
 use super::rule::Window;
 use super::spread::{Gradients, Spread, Spreading};
 use super::tiles::Band;

@@ -2,16 +2,11 @@
 //!
 //! The bits are those of [`columns`](super::columns) and [`rows`](super::rows): the same sums in the same order.
 
+use super::plan::{COLUMNS, REACH};
 use super::rows::{first, Ending};
 use super::rule::{Cell, Join, Rule};
-use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
+use super::vector::{InstructionSet, Kernel, Real, Vector};
 use super::view::Patch;
-
-/// Columns of a window: vectors are split by so many.
-pub const COLUMNS: usize = 2;
-
-/// Cells from the start of a row that vectors may reach.
-pub const REACH: usize = COLUMNS * MOST_LANES;
 
 /// The cells of a plane, and its windows: none is padded or cut off.
 #[derive(Clone, Copy)]

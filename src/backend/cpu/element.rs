@@ -1,6 +1,5 @@
 //! The dtypes that can be pooled, and those that they are computed in.
 
-use super::kernels::Compile;
 use super::plan::ABREAST;
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use candle_core::WithDType;
@@ -10,7 +9,7 @@ use std::mem::MaybeUninit;
 /// A floating-point dtype: f16, bf16, f32 or f64.
 pub trait Element: WithDType + Default {
     /// The dtype of the arithmetic.
-    type Compute: Compile;
+    type Compute: Real;
 
     /// The largest finite value.
     const MAX: f64;

@@ -2,6 +2,7 @@
 
 use super::columns::{Columns, Lift};
 use super::direct::{terms, Direct, DirectBy, DirectGradients, DirectGradientsBy};
+use super::element::Element;
 use super::plan::ABREAST;
 use super::rows::{Along, Apart, ApartBy, Ending, Rows};
 use super::rule::{Join, Rule, Window};
@@ -171,6 +172,11 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
         self.rule.replace(y, most)
     }
 }
+
+/// A dtype that rules are compiled for.
+pub trait Poolable: Element<Compute: Compile> {}
+
+impl<T: Element<Compute: Compile>> Poolable for T {}
 
 /// A dtype of the arithmetic, with the instruction sets that rules are compiled for in it.
 pub trait Compile: Real {

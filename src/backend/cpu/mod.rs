@@ -25,15 +25,15 @@ mod view;
 mod window;
 
 pub use element::Element;
-
 pub use view::View;
 
 use super::{Gradient, Method, Weighting};
 use crate::geometry::Geometry;
 use backward::Backward;
 use candle_core::{Error, Result};
+
 use forward::Pooling;
-use kernels::Compile;
+use kernels::{Compile, Poolable};
 use plan::Plan;
 use rule::Rule;
 use rules::{Average, ExactSoftPool, Largest, Maximum, Power, Softmax, Weighted};
@@ -55,7 +55,7 @@ impl<'a, T> From<View<'a, T>> for Input<'a, T> {
 }
 
 /// The outputs of every plane, contiguous.
-pub fn forward<T: Element>(
+pub fn forward<T: Poolable>(
     input: Input<'_, T>,
     geometry: &Geometry,
     method: Method,
@@ -63,7 +63,7 @@ pub fn forward<T: Element>(
     forward_on(Arch::best(), input, geometry, method)
 }
 
-fn forward_on<T: Element>(
+fn forward_on<T: Poolable>(
     arch: Arch,
     input: Input<'_, T>,
     geometry: &Geometry,
@@ -95,7 +95,7 @@ fn forward_on<T: Element>(
 }
 
 /// The gradient of the activations from that of the outputs, contiguous, and behind it that of the logits if the method has some.
-pub fn backward<T: Element>(
+pub fn backward<T: Poolable>(
     input: Input<'_, T>,
     grad: View<'_, T>,
     geometry: &Geometry,
@@ -105,7 +105,7 @@ pub fn backward<T: Element>(
     backward_on(Arch::best(), input, grad, geometry, method, gradient)
 }
 
-fn backward_on<T: Element>(
+fn backward_on<T: Poolable>(
     arch: Arch,
     input: Input<'_, T>,
     grad: View<'_, T>,
@@ -159,7 +159,7 @@ fn logits() -> Softmax<true> {
 /// The index in its plane of the largest activation of each window: the first of several, and a NaN before any.
 ///
 /// Planes have less than 2^32 cells.
-pub fn places<T: Element>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u32>> {
+pub fn places<T: Poolable>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u32>> {
     let geometry = &settled(geometry);
     let plan = Plan::forward(geometry);
     let pooling = Pooling {
@@ -182,7 +182,7 @@ pub fn places<T: Element>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u32
 }
 
 /// A rule on these tensors.
-fn pooling<'a, T: Element, R: Rule>(
+fn pooling<'a, T: Poolable, R: Rule>(
     arch: Arch,
     rule: R,
     input: Input<'a, T>,
@@ -226,7 +226,7 @@ fn whole(plan: Plan, sizes: [usize; 3]) -> Plan {
     }
 }
 
-fn pool<T: Element, R: Rule>(
+fn pool<T: Poolable, R: Rule>(
     arch: Arch,
     rule: R,
     input: Input<'_, T>,
@@ -258,7 +258,7 @@ fn pool<T: Element, R: Rule>(
     output.ok_or_else(|| no_memory(&tiling))
 }
 
-fn differentiate<T: Element, R: Rule>(
+fn differentiate<T: Poolable, R: Rule>(
     arch: Arch,
     rule: R,
     input: Input<'_, T>,

@@ -2,7 +2,6 @@
 //!
 //! Nothing here depends on threads, layouts or values, so that neither do the bits that come out.
 
-use super::direct::COLUMNS;
 use super::vector::MOST_LANES;
 use crate::geometry::{Axis, Geometry};
 use std::fmt;
@@ -22,6 +21,12 @@ pub const SERIAL_CELLS: usize = 1 << 15;
 
 /// Planes whose cells lie side by side where they are pooled abreast.
 pub const ABREAST: usize = MOST_LANES;
+
+/// Columns of windows that are pooled in registers: vectors are split by so many.
+pub const COLUMNS: usize = 2;
+
+/// Cells from the start of a row that their vectors may reach.
+pub const REACH: usize = COLUMNS * MOST_LANES;
 
 /// Cells of a plane so small that its rows would not fill a vector.
 const SMALL_PLANE: usize = 256;

@@ -69,7 +69,7 @@ const ADAPTIVE: [([usize; 3], [usize; 4]); 3] = [
 ];
 
 /// Values between −4 and 4 from a linear congruential generator.
-fn values<T: Element>(mut state: u64, count: usize) -> Vec<T> {
+fn values<T: Poolable>(mut state: u64, count: usize) -> Vec<T> {
     let next = |_| {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -106,7 +106,7 @@ fn geometries() -> Vec<(Geometry, [usize; 4])> {
 }
 
 /// What the definition gives: outputs, and the gradients of activations and logits.
-fn defined<T: Element>(
+fn defined<T: Poolable>(
     pooling: &Pooling<'_, T>,
     grad: View<'_, T>,
     cells: usize,
@@ -134,14 +134,14 @@ fn defined<T: Element>(
     (ys, gradients)
 }
 
-fn definition<T: Element>(
+fn definition<T: Poolable>(
     input: Input<'_, T>,
     grad: View<'_, T>,
     geometry: &Geometry,
     method: Method,
     gradient: Gradient,
 ) -> (Vec<f64>, [Vec<f64>; 2]) {
-    fn by<T: Element, R: Rule>(
+    fn by<T: Poolable, R: Rule>(
         rule: R,
         input: Input<'_, T>,
         grad: View<'_, T>,
@@ -235,7 +235,7 @@ fn planes_abreast_have_the_bits_of_planes_alone() {
 }
 
 /// `tolerance` is a part of what is expected, or of the scale of the values.
-fn assert_near<T: Element>(what: &str, found: &[T], expected: &[f64], tolerance: f64) {
+fn assert_near<T: Poolable>(what: &str, found: &[T], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (i, (y, &z)) in found.iter().zip(expected).enumerate() {
         let y = y.widen().to_f64();
@@ -248,14 +248,14 @@ fn assert_near<T: Element>(what: &str, found: &[T], expected: &[f64], tolerance:
 }
 
 /// Both passes of every method at every window against the definition, with these cells changed.
-fn compare<T: Element>(tolerance: f64, change: impl Fn(&mut [T])) {
+fn compare<T: Poolable>(tolerance: f64, change: impl Fn(&mut [T])) {
     for (geometry, shape) in geometries() {
         compare_at(&geometry, shape, &METHODS, tolerance, &change);
     }
 }
 
 /// Both passes of these methods, likewise.
-fn compare_at<T: Element>(
+fn compare_at<T: Poolable>(
     geometry: &Geometry,
     shape: [usize; 4],
     methods: &[Method],

@@ -1,8 +1,7 @@
 //! A tensor's cells with their strides, seen as planes of depth, height and width.
 
-use super::direct::REACH;
 use super::element::{Element, Widen, WidenAbreast};
-use super::plan::ABREAST;
+use super::plan::{ABREAST, REACH};
 use super::turn::Turn;
 use super::vector::{Arch, MOST_LANES};
 use candle_core::Layout;

@@ -207,7 +207,7 @@ impl Plan {
                     true => height.stride,
                     false => 4 * height.kernel.min(height.input),
                 };
-                let rows = (BAND_CELLS / (columns * depths))
+                let rows = (BAND_CELLS / 2 / (columns * depths))
                     .max(least)
                     .min(height.input);
                 // Whole strides, lest windows at the seams are pooled twice.

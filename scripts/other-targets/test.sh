@@ -39,7 +39,7 @@ level='profile.dev.package."*".opt-level=1'
 tests="accuracy determinism digits gradients not_finite properties rules"
 more="composed errors layouts methods public_face pytorch training"
 # Thousands of passes: many minutes under qemu, so that only WebAssembly runs them, and `more`.
-slow="any_windows_agree_with_their_definition every_method_agrees_with_its_definition
+slow="any_windows_agree_with_their_definition planes_abreast_have_the_bits_of_planes_alone every_method_agrees_with_its_definition
     halves_are_computed_in_f32_and_rounded_once windows_that_do_not_hold_agree_too negative_windows_and_zeros_agree"
 for target in $targets; do
     echo "-- $target"

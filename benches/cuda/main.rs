@@ -100,10 +100,7 @@ fn measure(device: &Device, case: Case, dtype: DType) -> Result<()> {
             let (Storage::Cuda(x), Storage::Cuda(dy)) = (&*x, &*dy) else {
                 candle_core::bail!("not on a CUDA device")
             };
-            let tensors = Tensors {
-                grad: Some((dy, dy_layout)),
-                ..Tensors::new(x, layout)
-            };
+            let tensors = Tensors::new(x, layout).with_grad(dy, dy_layout);
             cuda::backward(tensors, &geometry, method, gradient).map(drop)
         })?;
     }

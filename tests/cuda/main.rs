@@ -22,6 +22,10 @@ use std::collections::BTreeSet;
 
 const DTYPES: [DType; 4] = [DType::F16, DType::BF16, DType::F32, DType::F64];
 const CASES: u32 = 1000;
+const SOFT_POOL: Method = Method::SoftPool(Weighting {
+    beta: 1.0,
+    nan_to_num: false,
+});
 
 /// Kernels with a dtype, and with an index.
 type Ran = BTreeSet<(String, &'static str)>;
@@ -68,17 +72,73 @@ fn threads_that_pool_at_once_load_a_module_once() {
         println!("skipped: SOFTPOOL_TEST_DEVICE is not cuda");
         return;
     }
+    let lines = report_of("pool_at_once");
+    if !lines.is_empty() {
+        assert!(lines.contains("call cuModuleLoadData times 1\n"), "{lines}");
+    }
+}
+
+/// Many give the same results as others, so that only their names tell.
+#[test]
+fn a_launch_runs_the_kernel_that_it_names() {
+    if !common::device().is_cuda() {
+        println!("skipped: SOFTPOOL_TEST_DEVICE is not cuda");
+        return;
+    }
+    let lines = report_of("launch_every_kernel");
+    if !lines.is_empty() {
+        for (kernel, wide, dtype) in every_kernel() {
+            let once = format!("kernel {} launches 1 ", plan::function(kernel, wide, dtype));
+            assert!(lines.contains(&once), "no {once} in {lines}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "the test above runs it and reads which kernels ran"]
+fn launch_every_kernel() {
+    let (windows, dims) = (sliding(2, 2, 0), [1, 1, 2, 2]);
+    let geometry = Geometry::new("every kernel", &windows, &dims).unwrap();
+    for (kernel, wide, dtype) in every_kernel() {
+        let xs = common::randn(1, 1.0, dims.as_slice(), dtype).unwrap();
+        let (x, layout) = xs.storage_and_layout();
+        let Storage::Cuda(x) = &*x else {
+            panic!("SOFTPOOL_TEST_DEVICE is not cuda")
+        };
+        let tensors = Tensors::new(x, layout);
+        let mut plan = plan::forward(dtype, tensors.layouts(), &geometry, SOFT_POOL).unwrap();
+        let launch = &mut plan.launches[0];
+        (launch.kernel, launch.wide) = (kernel, wide);
+        // Nothing to do, so that these arguments serve all of them.
+        launch.params.items = 0;
+        cuda::run(&plan, tensors).unwrap();
+    }
+}
+
+fn every_kernel() -> impl Iterator<Item = (Kernel, bool, DType)> {
+    let wide = |kernel| [(kernel, false), (kernel, true)];
+    let all = Kernel::all().flat_map(wide);
+    all.flat_map(|(kernel, wide)| DTYPES.map(|dtype| (kernel, wide, dtype)))
+}
+
+/// What the driver of these tests counts of one of them, in a process of its own. NVIDIA's writes no report.
+fn report_of(test: &str) -> String {
     let report = tempfile::NamedTempFile::new().unwrap();
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "pool_at_once"])
+        .args(["--ignored", "--exact", test])
         .env("SOFTPOOL_CUDA_REPORT", report.path())
         .output()
         .unwrap();
     assert!(child.status.success(), "{child:?}");
-    let lines = std::fs::read_to_string(report.path()).unwrap();
-    if !lines.is_empty() {
-        // The driver of these tests writes it, NVIDIA's does not.
-        assert!(lines.contains("call cuModuleLoadData times 1\n"), "{lines}");
+    std::fs::read_to_string(report.path()).unwrap()
+}
+
+fn sliding(kernel: usize, stride: usize, padding: usize) -> Windows<2> {
+    Windows::Sliding {
+        kernel: [kernel; 2],
+        stride: [stride; 2],
+        padding: [padding; 2],
+        ceil_mode: false,
     }
 }
 
@@ -106,17 +166,7 @@ fn counted() {
     let words: Vec<&str> = named.split(' ').collect();
     let [k, s, p] = [1, 2, 3].map(|i| words[i].parse::<usize>().unwrap());
     let dims = [1, 8, 56, 56];
-    let windows = Windows::Sliding {
-        kernel: [k; 2],
-        stride: [s; 2],
-        padding: [p; 2],
-        ceil_mode: false,
-    };
-    let geometry = Geometry::new("counted", &windows, &dims).unwrap();
-    let method = Method::SoftPool(Weighting {
-        beta: 1.0,
-        nan_to_num: false,
-    });
+    let geometry = Geometry::new("counted", &sliding(k, s, p), &dims).unwrap();
     for dtype in DTYPES {
         let xs = common::randn(1, 1.0, dims.as_slice(), dtype).unwrap();
         let grad = common::randn(2, 1.0, geometry.output_shape(xs.shape()), dtype).unwrap();
@@ -125,13 +175,10 @@ fn counted() {
         let (Storage::Cuda(x), Storage::Cuda(dy)) = (&*x, &*dy) else {
             panic!("SOFTPOOL_TEST_DEVICE is not cuda")
         };
-        let tensors = Tensors {
-            grad: Some((dy, dy_layout)),
-            ..Tensors::new(x, x_layout)
-        };
-        let backward = |gradient| cuda::backward(tensors, &geometry, method, gradient);
+        let tensors = Tensors::new(x, x_layout).with_grad(dy, dy_layout);
+        let backward = |gradient| cuda::backward(tensors, &geometry, SOFT_POOL, gradient);
         match words[0] {
-            "forward" => cuda::forward(tensors, &geometry, method),
+            "forward" => cuda::forward(tensors, &geometry, SOFT_POOL),
             "paper" => backward(Gradient::Paper),
             _ => backward(Gradient::Exact),
         }
@@ -159,11 +206,10 @@ fn check(case: &Case, ran: &mut Ran) -> std::result::Result<(), TestCaseError> {
         Storage::Cuda(storage) => storage,
         _ => unreachable!("tensors are on the device"),
     });
-    let tensors = Tensors {
-        logits: (method == Method::Logits).then_some((z, z_layout)),
-        grad: Some((dy, dy_layout)),
-        ..Tensors::new(x, x_layout)
-    };
+    let mut tensors = Tensors::new(x, x_layout).with_grad(dy, dy_layout);
+    if method == Method::Logits {
+        tensors = tensors.with_logits(z, z_layout);
+    }
     let layouts = tensors.layouts();
     let plan = plan::forward(dtype, layouts, g, method).unwrap();
     wanted.assert_output(case, &run(case, plan, tensors, ran).unwrap())?;
@@ -177,7 +223,12 @@ fn check(case: &Case, ran: &mut Ran) -> std::result::Result<(), TestCaseError> {
 }
 
 /// A plan's output, by kernels and a grid that the case may change.
-fn run(case: &Case, mut plan: Plan, tensors: Tensors, ran: &mut Ran) -> Result<Vec<f64>> {
+fn run(
+    case: &Case,
+    mut plan: Plan,
+    tensors: Tensors<CudaStorage>,
+    ran: &mut Ran,
+) -> Result<Vec<f64>> {
     for launch in &mut plan.launches {
         launch.wide |= case.wide;
         launch.grid = launch.grid.min(case.grid);

@@ -19,6 +19,7 @@ use definition::Definition;
 use proptest::test_runner::{Config, TestCaseError, TestRng, TestRunner};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Barrier;
 
 const DTYPES: [DType; 4] = [DType::F16, DType::BF16, DType::F32, DType::F64];
 const CASES: u32 = 1000;
@@ -65,72 +66,77 @@ fn random_passes_are_the_definition() {
     );
 }
 
-/// Candle lets each load it, and the later ones replace and unload what the earlier ones are still running.
+/// Many kernels give the same results as others, so that only their names tell. Candle lets each of the threads that miss a
+/// module load it, and the later ones replace and unload what the earlier ones are still running.
 #[test]
-fn threads_that_pool_at_once_load_a_module_once() {
+fn a_launch_runs_the_kernel_that_it_names_of_a_module_loaded_once() {
     if !common::device().is_cuda() {
         println!("skipped: SOFTPOOL_TEST_DEVICE is not cuda");
         return;
     }
-    let lines = report_of("pool_at_once");
-    if !lines.is_empty() {
-        assert!(lines.contains("call cuModuleLoadData times 1\n"), "{lines}");
-    }
-}
-
-/// Many give the same results as others, so that only their names tell.
-#[test]
-fn a_launch_runs_the_kernel_that_it_names() {
-    if !common::device().is_cuda() {
-        println!("skipped: SOFTPOOL_TEST_DEVICE is not cuda");
+    let report = tempfile::NamedTempFile::new().unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "launch_every_kernel"])
+        .env("SOFTPOOL_CUDA_REPORT", report.path())
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{child:?}");
+    let lines = std::fs::read_to_string(report.path()).unwrap();
+    // The driver of these tests writes it, NVIDIA's does not.
+    if lines.is_empty() {
         return;
     }
-    let lines = report_of("launch_every_kernel");
-    if !lines.is_empty() {
-        for (kernel, wide, dtype) in every_kernel() {
-            let once = format!("kernel {} launches 1 ", plan::function(kernel, wide, dtype));
-            assert!(lines.contains(&once), "no {once} in {lines}");
-        }
-    }
-}
-
-#[test]
-#[ignore = "the test above runs it and reads which kernels ran"]
-fn launch_every_kernel() {
-    let (windows, dims) = (sliding(2, 2, 0), [1, 1, 2, 2]);
-    let geometry = Geometry::new("every kernel", &windows, &dims).unwrap();
+    let mut modules = BTreeSet::new();
     for (kernel, wide, dtype) in every_kernel() {
-        let xs = common::randn(1, 1.0, dims.as_slice(), dtype).unwrap();
-        let (x, layout) = xs.storage_and_layout();
-        let Storage::Cuda(x) = &*x else {
-            panic!("SOFTPOOL_TEST_DEVICE is not cuda")
-        };
-        let tensors = Tensors::new(x, layout);
-        let mut plan = plan::forward(dtype, tensors.layouts(), &geometry, SOFT_POOL).unwrap();
-        let launch = &mut plan.launches[0];
-        (launch.kernel, launch.wide) = (kernel, wide);
-        // Nothing to do, so that these arguments serve all of them.
-        launch.params.items = 0;
-        cuda::run(&plan, tensors).unwrap();
+        let function = plan::function(kernel, wide, dtype);
+        let launched = format!("kernel {function} launches {THREADS} ");
+        assert!(lines.contains(&launched), "no {launched} in {lines}");
+        modules.insert(plan::module(kernel, wide, dtype));
     }
+    let loaded = format!("call cuModuleLoadData times {}\n", modules.len());
+    assert!(lines.contains(&loaded), "no {loaded} in {lines}");
+}
+
+const THREADS: usize = 8;
+
+/// By several threads at once.
+#[test]
+#[ignore = "the test above runs it and reads what the driver counted"]
+fn launch_every_kernel() {
+    let device = common::device();
+    let together = Barrier::new(THREADS);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for (kernel, wide, dtype) in every_kernel() {
+                    let xs = Tensor::zeros((1, 1, 2, 2), dtype, &device).unwrap();
+                    together.wait();
+                    launch_idle(kernel, wide, &xs).unwrap();
+                }
+            });
+        }
+    });
+}
+
+/// With nothing to do, so that the same arguments serve all kernels.
+fn launch_idle(kernel: Kernel, wide: bool, xs: &Tensor) -> Result<()> {
+    let geometry = Geometry::new("idle", &sliding(2, 2, 0), xs.dims())?;
+    let (x, layout) = xs.storage_and_layout();
+    let Storage::Cuda(x) = &*x else {
+        panic!("SOFTPOOL_TEST_DEVICE is not cuda")
+    };
+    let tensors = Tensors::new(x, layout);
+    let mut plan = plan::forward(xs.dtype(), tensors.layouts(), &geometry, SOFT_POOL)?;
+    let launch = &mut plan.launches[0];
+    (launch.kernel, launch.wide) = (kernel, wide);
+    launch.params.items = 0;
+    cuda::run(&plan, tensors).map(drop)
 }
 
 fn every_kernel() -> impl Iterator<Item = (Kernel, bool, DType)> {
     let wide = |kernel| [(kernel, false), (kernel, true)];
     let all = Kernel::all().flat_map(wide);
     all.flat_map(|(kernel, wide)| DTYPES.map(|dtype| (kernel, wide, dtype)))
-}
-
-/// What the driver of these tests counts of one of them, in a process of its own. NVIDIA's writes no report.
-fn report_of(test: &str) -> String {
-    let report = tempfile::NamedTempFile::new().unwrap();
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", test])
-        .env("SOFTPOOL_CUDA_REPORT", report.path())
-        .output()
-        .unwrap();
-    assert!(child.status.success(), "{child:?}");
-    std::fs::read_to_string(report.path()).unwrap()
 }
 
 fn sliding(kernel: usize, stride: usize, padding: usize) -> Windows<2> {
@@ -140,21 +146,6 @@ fn sliding(kernel: usize, stride: usize, padding: usize) -> Windows<2> {
         padding: [padding; 2],
         ceil_mode: false,
     }
-}
-
-#[test]
-#[ignore = "the test above runs it and counts"]
-fn pool_at_once() {
-    let xs = common::randn(1, 1.0, (1, 2, 16, 16), DType::F32).unwrap();
-    let all = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| candle_softpool::soft_pool2d(&xs, 2).unwrap()))
-            .collect();
-        let all = threads.into_iter().map(|thread| thread.join().unwrap());
-        all.collect::<Vec<_>>()
-    });
-    let wanted = common::values(&all[0]).unwrap();
-    assert!(all.iter().all(|ys| common::values(ys).unwrap() == wanted));
 }
 
 /// The pass that SOFTPOOL_COUNTED names, such as `forward 3 2 1`, once in every dtype.

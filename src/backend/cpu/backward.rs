@@ -7,7 +7,7 @@ use super::forward::{numbers, Pooling, Sums, Windows};
 use super::kernels::Terms;
 use super::plan::{Span, Way, REACH};
 use super::rule::Window;
-use super::spread::{Gradients, Spread, Spreading};
+use super::spread::{Gradients, Spread, Spreading, MARGIN};
 use super::tiles::Band;
 use super::turn::Turn;
 use super::vector::{Real, MOST_LANES};
@@ -26,8 +26,6 @@ pub struct Scratch<T: Element> {
     values: Aligned<T::Compute>,
     terms: [Aligned<T::Compute>; 2],
     spreading: [Spreading<T::Compute>; 2],
-    /// The weights of a vector of windows.
-    kept: Vec<T::Compute>,
     /// Gradients of the cells of an area, and of their logits.
     gradients: [Aligned<T::Compute>; 2],
     /// Those of planes abreast, plane after plane.
@@ -188,7 +186,7 @@ impl<T: Element> Backward<'_, T> {
         let area = windows.area(self.pooling.geometry);
         let inside = |a: &Range<usize>, b: &Range<usize>| a.start >= b.start && a.end <= b.end;
         !self.pooling.traits.places
-            && windows.way() == Way::Direct
+            && windows.way(self.pooling.geometry) == Way::Direct
             && self.pooling.geometry.axes[0].disjoint()
             && inside(&area.depths, &tile.area.depths)
             && inside(&area.rows, &tile.area.rows)
@@ -202,26 +200,24 @@ impl<T: Element> Backward<'_, T> {
             values,
             terms,
             gradients: [of_x, of_z],
-            kept,
             ..
         } = scratch;
         let area = windows.area(self.pooling.geometry);
-        for (i, plane) in windows.planes.clone().enumerate() {
-            let patches = self.pooling.patches(plane..plane + 1, 1, &area, gathered);
-            let first = windows.start(plane, windows.rows.windows.start);
-            let to = tile.place(i, area.first()).unwrap_or_default();
+        for i in 0..windows.groups() {
+            let planes = windows.group(i);
+            let first = windows.start(planes.start, windows.rows.windows.start);
+            let to = tile.place(i * tile.unit, area.first()).unwrap_or_default();
             self.pooling.kernels.direct_gradients(DirectGradients {
-                of: self.pooling.direct(windows, patches),
-                grads: &terms[0][first..],
+                of: self.pooling.direct(windows, planes, gathered),
+                grads: &terms[0][MARGIN + first..],
                 values: &mut values[first..],
                 steps: tile.steps(),
                 to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
-                kept,
             });
         }
     }
 
-    /// The gradients of outputs, in `scratch.terms[0]`: zero between lines.
+    /// The gradients of outputs, in `scratch.terms[0]` from [`MARGIN`] on: zero between lines.
     fn copy_grads(&self, scratch: &mut Scratch<T>, windows: &Windows) {
         let Scratch {
             of_grad,
@@ -233,9 +229,10 @@ impl<T: Element> Backward<'_, T> {
         // Vectors may begin at the last window.
         values.grow(places + MOST_LANES);
         for terms in terms.iter_mut() {
-            terms.grow(places + MOST_LANES);
+            terms.grow(MARGIN + places + MOST_LANES);
+            terms[..MARGIN].fill(T::Compute::default());
         }
-        let grads = &mut terms[0][..places];
+        let grads = &mut terms[0][MARGIN..MARGIN + places];
         grads.fill(T::Compute::default());
         let area = Area {
             depths: windows.depth..windows.depth + 1,
@@ -269,9 +266,10 @@ impl<T: Element> Backward<'_, T> {
         let places = windows.places();
         let sums = self.pooling.sum(windows, self.pooling.traits.shifted, sums);
         let [first, second] = terms;
+        let of_windows = MARGIN..MARGIN + places;
         let to = Terms {
             values: &mut values[..places],
-            terms: [&mut first[..places], &mut second[..places]],
+            terms: [&mut first[of_windows.clone()], &mut second[of_windows]],
         };
         self.pooling.kernels.terms(sums, to);
     }
@@ -338,7 +336,7 @@ impl<T: Element> Backward<'_, T> {
                     }
                     let cell = area.cell(place as usize);
                     if let Some(to) = tile.place(i, cell) {
-                        gradients[0][to] = gradients[0][to].add(terms[0][at]);
+                        gradients[0][to] = gradients[0][to].add(terms[0][MARGIN + at]);
                     }
                 }
             }

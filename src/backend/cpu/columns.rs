@@ -7,11 +7,14 @@ use super::plan::{is_ranged, Span, ABREAST};
 use super::rule::{Cell, Join, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::Patch;
+use crate::geometry::Axis;
 use std::ops::Range;
 
 /// Rows that the same windows have, one after the other.
 #[derive(Default, Debug)]
 pub struct Pieces {
+    /// What they were cut for: bands of whole planes are all alike.
+    of: Option<(Axis, Range<usize>)>,
     /// Rows of the patch.
     pub rows: Vec<Range<usize>>,
     /// The pieces of each window.
@@ -21,6 +24,11 @@ pub struct Pieces {
 impl Pieces {
     /// The pieces of these windows.
     pub fn cut(&mut self, span: &Span) {
+        let of = Some((span.axis, span.windows.clone()));
+        if of == self.of {
+            return;
+        }
+        self.of = of;
         let first = span.cells.start;
         self.rows.clear();
         self.windows.clear();
@@ -92,7 +100,7 @@ pub struct Columns<'a, C> {
     pub pieces: &'a Pieces,
     /// Planes abreast.
     pub unit: usize,
-    /// From a line to the next, and cells of a line before the first column.
+    /// From a line to the next, and sums of no cells before the first column and behind the last.
     pub pitch: usize,
     pub before: usize,
     pub lines: [&'a mut [C]; 2],
@@ -183,8 +191,10 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
             .windows
             .iter()
             .all(|w| w.start < w.end && w.end <= pieces.rows.len()));
-        let of_lines = pieces.windows.len().saturating_sub(1) * pitch + before + reach;
-        assert!(of_lines <= to_a.len().min(to_b.len()));
+        let of_lines = pieces.windows.len().saturating_sub(1) * pitch;
+        let of_last = (before + reach).max(pitch + V::LANES);
+        assert!(of_lines + of_last <= to_a.len().min(to_b.len()));
+        let none = R::Join::IDENTITY.map(C::from_f64).map(V::splat);
         let room = shared_a.len().min(shared_b.len());
         assert!(pieces.rows.len() * kept_pitch(width) <= room);
         // One vector after the other, or if planes lie abreast those of the same planes.
@@ -211,10 +221,14 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
                     new: pieces.first_new(w)..pieces.windows[w].end,
                     shared: pieces.shared(w),
                 };
-                let to = w * pitch + before;
+                let line = w * pitch;
+                let to = line + before;
                 let mut at = lane;
-                // SAFETY: as asserted above; what is written behind a line is the next one's, which comes later.
+                // SAFETY: as asserted above; what is written behind some columns, or a line, is written again later.
                 unsafe {
+                    for padded in (0..before).step_by(V::LANES) {
+                        store(none, [to_a, to_b], line + padded);
+                    }
                     while at + step < reach {
                         let sums = lifting.window::<TOGETHER, KEEP>(&window, at);
                         for (i, sums) in sums.into_iter().enumerate() {
@@ -225,6 +239,9 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
                     if at < reach {
                         let [sums] = lifting.window::<1, KEEP>(&window, at);
                         store(sums, [to_a, to_b], to + at);
+                    }
+                    for padded in (before + width..pitch).step_by(V::LANES) {
+                        store(none, [to_a, to_b], line + padded);
                     }
                 }
             }

@@ -5,7 +5,7 @@ use super::columns::{kept_pitch, Columns, Pieces, Shifts};
 use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
-use super::plan::{is_ranged, Plan, Span, Way, ABREAST};
+use super::plan::{is_ranged, Plan, Span, Step, Way, ABREAST};
 use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
@@ -101,8 +101,9 @@ impl Windows {
     }
 
     /// How they are summed.
-    pub fn way(&self) -> Way {
-        Way::of(&self.rows, &self.across)
+    pub fn way(&self, geometry: &Geometry) -> Way {
+        let depths = geometry.axes[0].window(self.depth).len();
+        Way::of(depths, &self.rows, &self.across)
     }
 
     pub fn area(&self, geometry: &Geometry) -> Area {
@@ -212,7 +213,7 @@ impl<'a, T: Element> Pooling<'a, T> {
             sums: [&a[..cells], &b[..cells]],
             groups,
         };
-        if windows.way() == Way::Rows {
+        if across.unit == 1 && Step::of(&across.axis).in_vectors() {
             return kernels::Sums::Rows(rows);
         }
         let places = windows.places();
@@ -268,7 +269,9 @@ impl<'a, T: Element> Pooling<'a, T> {
                 shared: [shared_a, shared_b],
                 kept: keep.then(|| &mut sums.kept[i * kept..]),
             });
-            self.pad(windows, &mut lines);
+            if self.traits.counts_padding {
+                self.count_padding(windows, lines[0]);
+            }
         }
         cells
     }
@@ -295,8 +298,8 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// The padding of a plane's lines: no cells, or some that are counted.
-    fn pad(&self, windows: &Windows, lines: &mut [&mut [T::Compute]; 2]) {
+    /// Counts the padding of a plane's lines.
+    fn count_padding(&self, windows: &Windows, counts: &mut [T::Compute]) {
         let Windows {
             rows,
             across,
@@ -304,11 +307,6 @@ impl<'a, T: Element> Pooling<'a, T> {
             ..
         } = windows;
         let right = across.before + across.cells.len() * across.unit;
-        let counts = self.traits.counts_padding;
-        if across.before == 0 && right == across.pitch && !counts {
-            return;
-        }
-        let identity = self.traits.identity.map(T::Compute::from_f64);
         // What hangs over the padding is not counted.
         let axis = &across.axis;
         let padding = (axis.input + axis.padding - across.cells.end).saturating_mul(across.unit);
@@ -317,21 +315,15 @@ impl<'a, T: Element> Pooling<'a, T> {
         let depths = self.geometry.axes[0].window(*depth).len();
         for (line, o) in rows.windows.clone().enumerate() {
             let start = line * across.pitch;
-            for (sums, identity) in lines.iter_mut().zip(identity) {
-                sums[start..start + across.before].fill(identity);
-                sums[start + right..start + across.pitch].fill(identity);
-            }
-            if counts {
-                let all = padded_len(&rows.axis, o) as f64 * padded_depths;
-                let missing = all - (rows.axis.window(o).len() * depths) as f64;
-                let counts = &mut lines[0][start..start + counted];
-                counts[..across.before].fill(T::Compute::from_f64(all));
-                counts[right..].fill(T::Compute::from_f64(all));
-                if missing > 0.0 {
-                    let missing = T::Compute::from_f64(missing);
-                    for count in &mut counts[across.before..right] {
-                        *count = count.add(missing);
-                    }
+            let all = padded_len(&rows.axis, o) as f64 * padded_depths;
+            let missing = all - (rows.axis.window(o).len() * depths) as f64;
+            let counts = &mut counts[start..start + counted];
+            counts[..across.before].fill(T::Compute::from_f64(all));
+            counts[right..].fill(T::Compute::from_f64(all));
+            if missing > 0.0 {
+                let missing = T::Compute::from_f64(missing);
+                for count in &mut counts[across.before..right] {
+                    *count = count.add(missing);
                 }
             }
         }
@@ -349,7 +341,7 @@ pub struct Scratch<T: Element> {
     window: Window,
 }
 
-impl<T: Element> Pooling<'_, T> {
+impl<'a, T: Element> Pooling<'a, T> {
     /// The outputs of some bands.
     pub fn forward(
         &self,
@@ -393,7 +385,7 @@ impl<T: Element> Pooling<'_, T> {
         let places = windows.places();
         // Vectors may begin at the last window.
         values.grow(places + MOST_LANES);
-        let all_hold = match windows.way() {
+        let all_hold = match windows.way(self.geometry) {
             Way::Direct => self.pool_directly(windows, &mut sums.gathered, values),
             _ => {
                 let values = &mut values[..places];
@@ -479,32 +471,44 @@ impl<T: Element> Pooling<'_, T> {
         gathered: &mut [Gathered<T>; 2],
         values: &mut [T::Compute],
     ) -> bool {
-        let area = windows.area(self.geometry);
         let mut all_hold = true;
-        for plane in windows.planes.clone() {
-            let patches = self.patches(plane..plane + 1, 1, &area, gathered);
-            let values = &mut values[windows.start(plane, windows.rows.windows.start)..];
-            all_hold &= self
-                .kernels
-                .direct(self.direct(windows, patches), Finish { values });
+        for i in 0..windows.groups() {
+            let planes = windows.group(i);
+            let values = &mut values[windows.start(planes.start, windows.rows.windows.start)..];
+            let direct = self.direct(windows, planes, gathered);
+            all_hold &= self.kernels.direct(direct, Finish { values });
         }
         all_hold
     }
 
-    /// The windows of a plane, in registers.
+    /// The windows of a plane, or of planes abreast, in registers.
     pub fn direct<'b>(
         &self,
         windows: &Windows,
-        patches: [Patch<'b, T::Compute>; 2],
-    ) -> Direct<'b, T::Compute> {
+        planes: Range<usize>,
+        gathered: &'b mut [Gathered<T>; 2],
+    ) -> Direct<'b, T::Compute>
+    where
+        'a: 'b,
+    {
+        let area = windows.area(self.geometry);
+        let unit = windows.across.unit;
+        let in_place = |view: &View<'a, T>| match unit {
+            1 => None,
+            _ => view.patch_abreast_in_place(planes.start, &area),
+        };
+        let [x, z] = match (in_place(&self.x), in_place(&self.z)) {
+            (Some(x), Some(z)) => [x, z],
+            _ => self.patches(planes, unit, &area, gathered),
+        };
         let Axis { kernel, stride, .. } = windows.rows.axis;
         Direct {
-            shift: self.shift(&patches),
-            x: patches[0],
-            z: patches[1],
+            x,
+            z,
             windows: [windows.rows.windows.len(), windows.across.windows.len()],
             kernel,
             stride,
+            unit,
         }
     }
 

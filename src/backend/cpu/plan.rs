@@ -240,8 +240,8 @@ pub enum Way {
 }
 
 impl Way {
-    /// That of windows in these rows and columns.
-    pub fn of(rows: &Span, across: &Span) -> Self {
+    /// That of windows in these rows and columns, and of so many depths.
+    pub fn of(depths: usize, rows: &Span, across: &Span) -> Self {
         // None is padded or cut off.
         let whole = |span: &Span| {
             let axis = &span.axis;
@@ -249,9 +249,10 @@ impl Way {
             !is_ranged(axis) && axis.disjoint() && axis.padding == 0 && last.len() == axis.kernel
         };
         let two_wide = (across.axis.kernel, across.axis.stride) == (COLUMNS, COLUMNS);
+        let few = matches!(depths.saturating_mul(rows.axis.kernel), 1 | 2 | 4);
         match Step::of(&across.axis) {
+            _ if two_wide && few && whole(across) && whole(rows) => Self::Direct,
             _ if across.unit > 1 => Self::Abreast,
-            _ if two_wide && whole(across) && whole(rows) => Self::Direct,
             step if step.in_vectors() => Self::Rows,
             _ => Self::Apart,
         }

@@ -263,15 +263,15 @@ impl<T: Element> Backward<'_, T> {
             terms,
             ..
         } = scratch;
-        let places = windows.places();
-        let sums = self.pooling.sum(windows, self.pooling.traits.shifted, sums);
         let [first, second] = terms;
-        let of_windows = MARGIN..MARGIN + places;
-        let to = Terms {
-            values: &mut values[..places],
-            terms: [&mut first[of_windows.clone()], &mut second[of_windows]],
-        };
-        self.pooling.kernels.terms(sums, to);
+        let keep = self.pooling.traits.shifted;
+        self.pooling.sum(windows, keep, sums, |place, sums| {
+            let to = Terms {
+                values: &mut values[place..],
+                terms: [&mut first[MARGIN + place..], &mut second[MARGIN + place..]],
+            };
+            self.pooling.kernels.terms(sums, to);
+        });
     }
 
     /// Gradients of cells that add up what their windows give: added to what is there, or in its place.
@@ -292,7 +292,7 @@ impl<T: Element> Backward<'_, T> {
             rows: overlap(&area.rows, &tile.area.rows),
             columns: overlap(&area.columns, &tile.area.columns),
         };
-        let of_plane = rows.windows.len() * across.lanes();
+        let of_group = windows.of_group();
         let kept = windows.kept(&area);
         for i in 0..windows.groups() {
             let [x, z] = pooling.patches(windows.group(i), tile.unit, &area, gathered);
@@ -301,7 +301,7 @@ impl<T: Element> Backward<'_, T> {
                 spreads: [0, 1].map(|t| Spread {
                     rows,
                     across,
-                    terms: &terms[t][i * of_plane..],
+                    terms: &terms[t][i * of_group..],
                 }),
                 spreading,
                 area: &area,
@@ -345,13 +345,23 @@ impl<T: Element> Backward<'_, T> {
 
     /// What windows that do not hold give their cells.
     fn add_alone(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
-        if numbers(&scratch.values[..windows.lines() * windows.across.lanes()]) {
-            return;
-        }
-        for plane in windows.planes.clone() {
-            for row in windows.rows.windows.clone() {
-                let line = windows.line(plane, row);
-                for (place, o) in line.zip(windows.across.windows.clone()) {
+        let columns = windows.across.windows.clone();
+        let lines = (0..windows.groups()).flat_map(|group| {
+            let planes = windows.group(group);
+            windows
+                .rows
+                .windows
+                .clone()
+                .map(move |row| (planes.clone(), row))
+        });
+        for (planes, row) in lines {
+            let first = windows.start(planes.start, row);
+            let line = &scratch.values[first..][..columns.len() * windows.across.unit];
+            if numbers(line) {
+                continue;
+            }
+            for plane in planes {
+                for (place, o) in windows.line(plane, row).zip(columns.clone()) {
                     if scratch.values[place].to_f64().is_nan() {
                         self.add_window(scratch, tile, plane, [windows.depth, row, o]);
                     }

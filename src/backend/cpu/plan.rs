@@ -10,6 +10,12 @@ use std::ops::Range;
 /// Cells of a band of activations: what stays in a core's nearest cache with its sums.
 const BAND_CELLS: usize = 1 << 13;
 
+/// Sums of columns that are made before they are summed along the rows.
+const LINE_SUMS: usize = 1 << 14;
+
+/// Terms of a cell that are added up without a line of sums of theirs.
+pub const FEW_TERMS: usize = 6;
+
 /// Columns of activations of a band, unless one window has more; more of them are cut.
 const BAND_COLUMNS: usize = 1 << 14;
 
@@ -311,6 +317,24 @@ impl Span {
             pitch: self.pitch * unit,
             ..self
         }
+    }
+
+    /// The same for some of the windows; the cells are still those of all.
+    pub fn of(&self, windows: Range<usize>) -> Self {
+        Self {
+            windows,
+            ..self.clone()
+        }
+    }
+
+    /// How many lines of windows are summed together: whole vectors of windows, and few enough that their sums of
+    /// columns stay in a core's nearest cache until they are summed along the rows.
+    pub fn lines(&self) -> usize {
+        let mut whole = 1;
+        while !(whole * self.lanes()).is_multiple_of(MOST_LANES) {
+            whole *= 2;
+        }
+        whole * (LINE_SUMS / (whole * self.pitch)).max(1)
     }
 
     /// The windows that have one of these cells.

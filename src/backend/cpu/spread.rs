@@ -2,7 +2,7 @@
 
 use super::aligned::Aligned;
 use super::columns::{kept_pitch, Shifts};
-use super::plan::{Span, Step};
+use super::plan::{Span, Step, FEW_TERMS, SPLIT};
 use super::rule::{Cell, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::{Area, Patch};
@@ -196,32 +196,26 @@ impl<C: Real> Spread<'_, C> {
         spreading.of = windows.clone();
         let lines = windows.start - first..windows.end.max(windows.start) - first;
         let step = Step::of(&self.across.axis);
-        // Windows of less than two strides need no line of sums: few of them have a cell.
-        if let (
-            1,
-            Step::Groups {
-                stride,
-                whole: whole @ (0 | 1),
-                rest,
-            },
-        ) = (self.across.unit, step)
+        let lanes = self.across.lanes();
+        let lines = Lines {
+            terms: &self.terms[lines.start * lanes..],
+            margin: MARGIN,
+            lanes,
+            count: lines.len(),
+        };
+        // Where few windows have a cell, adding them up anew is quicker than reading back a line just written.
+        if let Step::Groups {
+            stride,
+            whole,
+            rest,
+        } = step
         {
-            let lanes = self.across.lanes();
-            let terms = &self.terms[lines.start * lanes..];
-            let lines = Lines {
-                terms,
-                lanes,
-                count: lines.len(),
-            };
-            let cells = &mut spreading.cells[..];
-            match stride {
-                1 => return lines.along::<V, 1>([whole, rest], MARGIN, cells),
-                2 => return lines.along::<V, 2>([whole, rest], MARGIN, cells),
-                3 => return lines.along::<V, 3>([whole, rest], MARGIN, cells),
-                _ => {}
+            let few = lines.count.saturating_mul(whole + 1) <= FEW_TERMS;
+            if few && self.across.unit == 1 && stride <= SPLIT {
+                return lines.along::<V>([stride, whole, rest], &mut spreading.cells);
             }
         }
-        self.down::<V>(lines, spreading);
+        self.down::<V>(lines, &mut spreading.line[self.margin()..]);
         match step {
             step if self.across.unit > 1 => self.along_abreast::<V>(step, spreading),
             Step::Groups {
@@ -235,19 +229,17 @@ impl<C: Real> Spread<'_, C> {
 
     /// The sums of lines.
     #[inline(always)]
-    fn down<V: Vector<Real = C>>(&self, lines: Range<usize>, spreading: &mut Spreading<C>) {
-        let lanes = self.across.lanes();
-        let terms = &self.terms[MARGIN + lines.start * lanes..];
-        let to = &mut spreading.line[self.margin()..];
-        for at in (0..lanes).step_by(V::LANES) {
-            let mut sum = V::zero();
-            for line in 0..lines.len() {
-                sum = sum.add(V::load(&terms[line * lanes + at..]));
+    fn down<V: Vector<Real = C>>(&self, lines: Lines<'_, C>, to: &mut [C]) {
+        lines.assert_inside(0, V::LANES);
+        for at in (0..lines.lanes).step_by(V::LANES) {
+            // SAFETY: asserted above.
+            let mut sum: V = unsafe { lines.sum(lines.margin + at) };
+            // What lies behind a line is the next one's.
+            if lines.lanes - at < V::LANES {
+                sum = V::select(V::below(lines.lanes - at), sum, V::zero());
             }
             sum.store(&mut to[at..]);
         }
-        // What lies behind a line was the next one's.
-        V::zero().store(&mut to[lanes..]);
     }
 
     #[inline(always)]
@@ -266,16 +258,11 @@ impl<C: Real> Spread<'_, C> {
         let Spreading { line, cells, .. } = spreading;
         let line = Lines {
             terms: &line[..],
+            margin,
             lanes,
             count: 1,
         };
-        let cells = &mut cells[..];
-        match stride {
-            1 => line.along::<V, 1>([whole, rest], margin, cells),
-            2 => line.along::<V, 2>([whole, rest], margin, cells),
-            3 => line.along::<V, 3>([whole, rest], margin, cells),
-            _ => line.along_any([stride, whole, rest], margin, cells),
-        }
+        line.along::<V>([stride, whole, rest], cells);
     }
 
     /// Cells of planes abreast: one after the other.
@@ -352,38 +339,68 @@ impl<C: Real> Spread<'_, C> {
 #[derive(Clone, Copy)]
 struct Lines<'a, C> {
     terms: &'a [C],
+    /// Zeros before the first.
+    margin: usize,
+    /// Sums of a line.
     lanes: usize,
     count: usize,
 }
 
 impl<C: Real> Lines<'_, C> {
+    /// That vectors which begin at a sum, or so many before it, are inside.
     #[inline(always)]
-    fn sum<V: Vector<Real = C>>(self, at: usize) -> V {
+    fn assert_inside(self, before: usize, lanes: usize) {
+        assert!(before <= self.margin);
+        let last = self.margin + self.count.saturating_sub(1) * self.lanes;
+        assert!(last + self.lanes + lanes <= self.terms.len());
+    }
+
+    /// # Safety
+    ///
+    /// [`Lines::assert_inside`]
+    #[inline(always)]
+    unsafe fn sum<V: Vector<Real = C>>(self, mut at: usize) -> V {
         let mut sum = V::zero();
-        for line in 0..self.count {
-            sum = sum.add(V::load(&self.terms[line * self.lanes + at..]));
+        for _ in 0..self.count {
+            // SAFETY: the caller's.
+            let terms = unsafe { self.terms.get_unchecked(at..at + V::LANES) };
+            sum = sum.add(V::load(terms));
+            at += self.lanes;
         }
         sum
     }
 
-    /// The sums of the windows of each cell, a vector of groups of `S` cells at a time; the first group is at `margin`.
+    /// The sums of the windows of each cell, of groups of `stride` cells.
     /// The cells from `rest` on have `whole` windows, those before one more.
     #[inline(always)]
-    fn along<V: Vector<Real = C>, const S: usize>(
+    fn along<V: Vector<Real = C>>(self, [stride, whole, rest]: [usize; 3], cells: &mut [C]) {
+        match stride {
+            1 => self.in_vectors::<V, 1>([whole, rest], cells),
+            2 => self.in_vectors::<V, 2>([whole, rest], cells),
+            3 => self.in_vectors::<V, 3>([whole, rest], cells),
+            _ => self.one_by_one([stride, whole, rest], cells),
+        }
+    }
+
+    /// A vector of groups of `S` cells at a time.
+    #[inline(always)]
+    fn in_vectors<V: Vector<Real = C>, const S: usize>(
         self,
         [whole, rest]: [usize; 2],
-        margin: usize,
         cells: &mut [C],
     ) {
+        self.assert_inside(whole, V::LANES);
         for group in (0..self.lanes).step_by(V::LANES) {
-            let at = margin + group;
+            let at = self.margin + group;
             let mut of_all = V::zero();
             for back in 0..whole {
-                of_all = of_all.add(self.sum::<V>(at - back));
+                // SAFETY: asserted above.
+                of_all = of_all.add(unsafe { self.sum::<V>(at - back) });
             }
             let mut of_first = of_all;
             if rest > 0 {
-                of_first = of_all.add(self.sum::<V>(at - whole));
+                // SAFETY: asserted above.
+                of_first = of_all.add(unsafe { self.sum::<V>(at - whole) });
             }
             // What lies behind a line may be the next one's.
             let left = self.lanes - group;
@@ -402,11 +419,10 @@ impl<C: Real> Lines<'_, C> {
         }
     }
 
-    /// The same, cell by cell.
     #[inline(always)]
-    fn along_any(self, [stride, whole, rest]: [usize; 3], margin: usize, cells: &mut [C]) {
+    fn one_by_one(self, [stride, whole, rest]: [usize; 3], cells: &mut [C]) {
         for group in 0..self.lanes {
-            let at = margin + group;
+            let at = self.margin + group;
             let mut of_all = C::default();
             for back in 0..whole {
                 of_all = of_all.add(self.terms[at - back]);

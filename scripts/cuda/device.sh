@@ -1,7 +1,7 @@
 #!/bin/sh
 # The tests on candle's CUDA device, without a GPU: tests/cuda/driver stands in for NVIDIA's driver, and interprets the
 # PTX of our kernels and of candle's.
-#     scripts/cuda/device.sh                     all of them, the driver's own first, then the counts
+#     scripts/cuda/device.sh                     all of them, the driver's own first, then the benchmark's cases and the counts
 #     scripts/cuda/device.sh TEST...             these files of tests/
 #     scripts/cuda/device.sh counts [--update]   instructions by kernel, against bench/cuda-instructions.json
 set -eu
@@ -31,6 +31,7 @@ case ${1:-} in
     "")
         "$driver/checks"
         tests accuracy composed cuda determinism errors gradients layouts methods models not_finite properties pytorch rules training
+        run --bench cuda -- --smoke
         counts
         ;;
     *) tests "$@" ;;

@@ -10,8 +10,8 @@ use std::ops::Range;
 /// Cells of a band of activations: what stays in a core's nearest cache with its sums.
 const BAND_CELLS: usize = 1 << 13;
 
-/// Sums of columns that are made before they are summed along the rows.
-const LINE_SUMS: usize = 1 << 14;
+/// Sums of columns that are made before they are summed along the rows: with planes abreast a band has many more.
+const LINE_SUMS: usize = BAND_CELLS;
 
 /// Terms of a cell that are added up without a line of sums of theirs.
 pub const FEW_TERMS: usize = 6;

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Counts the kernels' instructions and holds them against the committed figures.
 
-Times mean nothing on shared machines; instructions hardly vary. The counts are of one call of SoftPool2d, or of
-candle's backward through it, on one thread, on an input of 1x8x56x56. Callgrind counts them, which lacks AVX-512, so
+Times mean nothing on shared machines; instructions hardly vary. The counts are of one call of SoftPool2d's forward or
+backward, on one thread, on an input of 1x8x56x56. Callgrind counts them, which lacks AVX-512, so
 they are those of the AVX2 path; with --neon qemu does, those of 64-bit Arm. A count above its figure by more than the tolerance fails; one below it asks for --update.
 """
 

@@ -7,7 +7,7 @@ use super::forward::{numbers, Pooling, Sums, Windows};
 use super::kernels::Terms;
 use super::plan::{Span, Way, REACH};
 use super::rule::Window;
-use super::spread::{Gradients, Spread, Spreading};
+use super::spread::{Gradients, Spread, Spreading, MARGIN};
 use super::tiles::Band;
 use super::turn::Turn;
 use super::vector::{Real, MOST_LANES};
@@ -26,8 +26,6 @@ pub struct Scratch<T: Element> {
     values: Aligned<T::Compute>,
     terms: [Aligned<T::Compute>; 2],
     spreading: [Spreading<T::Compute>; 2],
-    /// The weights of a vector of windows.
-    kept: Vec<T::Compute>,
     /// Gradients of the cells of an area, and of their logits.
     gradients: [Aligned<T::Compute>; 2],
     /// Those of planes abreast, plane after plane.
@@ -188,7 +186,7 @@ impl<T: Element> Backward<'_, T> {
         let area = windows.area(self.pooling.geometry);
         let inside = |a: &Range<usize>, b: &Range<usize>| a.start >= b.start && a.end <= b.end;
         !self.pooling.traits.places
-            && windows.way() == Way::Direct
+            && windows.way(self.pooling.geometry) == Way::Direct
             && self.pooling.geometry.axes[0].disjoint()
             && inside(&area.depths, &tile.area.depths)
             && inside(&area.rows, &tile.area.rows)
@@ -202,26 +200,24 @@ impl<T: Element> Backward<'_, T> {
             values,
             terms,
             gradients: [of_x, of_z],
-            kept,
             ..
         } = scratch;
         let area = windows.area(self.pooling.geometry);
-        for (i, plane) in windows.planes.clone().enumerate() {
-            let patches = self.pooling.patches(plane..plane + 1, 1, &area, gathered);
-            let first = windows.start(plane, windows.rows.windows.start);
-            let to = tile.place(i, area.first()).unwrap_or_default();
+        for i in 0..windows.groups() {
+            let planes = windows.group(i);
+            let first = windows.start(planes.start, windows.rows.windows.start);
+            let to = tile.place(i * tile.unit, area.first()).unwrap_or_default();
             self.pooling.kernels.direct_gradients(DirectGradients {
-                of: self.pooling.direct(windows, patches),
-                grads: &terms[0][first..],
+                of: self.pooling.direct(windows, planes, gathered),
+                grads: &terms[0][MARGIN + first..],
                 values: &mut values[first..],
                 steps: tile.steps(),
                 to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
-                kept,
             });
         }
     }
 
-    /// The gradients of outputs, in `scratch.terms[0]`: zero between lines.
+    /// The gradients of outputs, in `scratch.terms[0]` from [`MARGIN`] on: zero between lines.
     fn copy_grads(&self, scratch: &mut Scratch<T>, windows: &Windows) {
         let Scratch {
             of_grad,
@@ -233,9 +229,10 @@ impl<T: Element> Backward<'_, T> {
         // Vectors may begin at the last window.
         values.grow(places + MOST_LANES);
         for terms in terms.iter_mut() {
-            terms.grow(places + MOST_LANES);
+            terms.grow(MARGIN + places + MOST_LANES);
+            terms[..MARGIN].fill(T::Compute::default());
         }
-        let grads = &mut terms[0][..places];
+        let grads = &mut terms[0][MARGIN..MARGIN + places];
         grads.fill(T::Compute::default());
         let area = Area {
             depths: windows.depth..windows.depth + 1,
@@ -266,14 +263,15 @@ impl<T: Element> Backward<'_, T> {
             terms,
             ..
         } = scratch;
-        let places = windows.places();
-        let sums = self.pooling.sum(windows, self.pooling.traits.shifted, sums);
         let [first, second] = terms;
-        let to = Terms {
-            values: &mut values[..places],
-            terms: [&mut first[..places], &mut second[..places]],
-        };
-        self.pooling.kernels.terms(sums, to);
+        let keep = self.pooling.traits.shifted;
+        self.pooling.sum(windows, keep, sums, |place, sums| {
+            let to = Terms {
+                values: &mut values[place..],
+                terms: [&mut first[MARGIN + place..], &mut second[MARGIN + place..]],
+            };
+            self.pooling.kernels.terms(sums, to);
+        });
     }
 
     /// Gradients of cells that add up what their windows give: added to what is there, or in its place.
@@ -294,7 +292,7 @@ impl<T: Element> Backward<'_, T> {
             rows: overlap(&area.rows, &tile.area.rows),
             columns: overlap(&area.columns, &tile.area.columns),
         };
-        let of_plane = rows.windows.len() * across.lanes();
+        let of_group = windows.of_group();
         let kept = windows.kept(&area);
         for i in 0..windows.groups() {
             let [x, z] = pooling.patches(windows.group(i), tile.unit, &area, gathered);
@@ -303,7 +301,7 @@ impl<T: Element> Backward<'_, T> {
                 spreads: [0, 1].map(|t| Spread {
                     rows,
                     across,
-                    terms: &terms[t][i * of_plane..],
+                    terms: &terms[t][i * of_group..],
                 }),
                 spreading,
                 area: &area,
@@ -338,7 +336,7 @@ impl<T: Element> Backward<'_, T> {
                     }
                     let cell = area.cell(place as usize);
                     if let Some(to) = tile.place(i, cell) {
-                        gradients[0][to] = gradients[0][to].add(terms[0][at]);
+                        gradients[0][to] = gradients[0][to].add(terms[0][MARGIN + at]);
                     }
                 }
             }
@@ -347,13 +345,23 @@ impl<T: Element> Backward<'_, T> {
 
     /// What windows that do not hold give their cells.
     fn add_alone(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
-        if numbers(&scratch.values[..windows.lines() * windows.across.lanes()]) {
-            return;
-        }
-        for plane in windows.planes.clone() {
-            for row in windows.rows.windows.clone() {
-                let line = windows.line(plane, row);
-                for (place, o) in line.zip(windows.across.windows.clone()) {
+        let columns = windows.across.windows.clone();
+        let lines = (0..windows.groups()).flat_map(|group| {
+            let planes = windows.group(group);
+            windows
+                .rows
+                .windows
+                .clone()
+                .map(move |row| (planes.clone(), row))
+        });
+        for (planes, row) in lines {
+            let first = windows.start(planes.start, row);
+            let line = &scratch.values[first..][..columns.len() * windows.across.unit];
+            if numbers(line) {
+                continue;
+            }
+            for plane in planes {
+                for (place, o) in windows.line(plane, row).zip(columns.clone()) {
                     if scratch.values[place].to_f64().is_nan() {
                         self.add_window(scratch, tile, plane, [windows.depth, row, o]);
                     }

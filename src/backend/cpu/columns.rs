@@ -7,23 +7,37 @@ use super::plan::{is_ranged, Span, ABREAST};
 use super::rule::{Cell, Join, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::Patch;
+use crate::geometry::Axis;
 use std::ops::Range;
 
 /// Rows that the same windows have, one after the other.
 #[derive(Default, Debug)]
 pub struct Pieces {
+    /// What they were cut for: bands of whole planes are all alike.
+    of: Option<(Axis, Range<usize>)>,
     /// Rows of the patch.
     pub rows: Vec<Range<usize>>,
-    /// The pieces of each window.
+    /// The pieces of each window, and the most that one has.
     pub windows: Vec<Range<usize>>,
+    most: usize,
 }
 
 impl Pieces {
     /// The pieces of these windows.
     pub fn cut(&mut self, span: &Span) {
-        let first = span.cells.start;
+        let of = Some((span.axis, span.windows.clone()));
+        if of == self.of {
+            return;
+        }
+        self.of = of;
         self.rows.clear();
         self.windows.clear();
+        self.find(span);
+        self.most = self.windows.iter().map(Range::len).max().unwrap_or(0);
+    }
+
+    fn find(&mut self, span: &Span) {
+        let first = span.cells.start;
         if span.axis.disjoint() && !is_ranged(&span.axis) {
             for (i, o) in span.windows.clone().enumerate() {
                 let window = span.axis.window(o);
@@ -68,6 +82,11 @@ impl Pieces {
         }
     }
 
+    /// Lines of pieces that one window shares with the next: a power of two, since pieces take turns.
+    pub fn lines(&self) -> usize {
+        self.most.next_power_of_two()
+    }
+
     /// The first piece of window `w` that the one before it has not.
     fn first_new(&self, w: usize) -> usize {
         let before = w
@@ -90,13 +109,15 @@ pub struct Columns<'a, C> {
     pub z: Patch<'a, C>,
     pub shifts: &'a Shifts<C>,
     pub pieces: &'a Pieces,
+    /// The rows of windows that are summed; what those before share with them is in `shared`.
+    pub windows: Range<usize>,
     /// Planes abreast.
     pub unit: usize,
-    /// From a line to the next, and cells of a line before the first column.
+    /// From a line to the next, and sums of no cells before the first column and behind the last.
     pub pitch: usize,
     pub before: usize,
     pub lines: [&'a mut [C]; 2],
-    /// Room for lines of pieces, [`kept_pitch`] each.
+    /// Room for [`Pieces::lines`], [`kept_pitch`] each.
     pub shared: [&'a mut [C]; 2],
     /// Where the first sums of cells are to be kept, row after row with [`kept_pitch`].
     pub kept: Option<&'a mut [C]>,
@@ -156,6 +177,7 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
                 z,
                 shifts,
                 pieces,
+                windows,
                 unit,
                 pitch,
                 before,
@@ -175,18 +197,18 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
         assert!(z.at(last.0, last.1) + reach <= z.cells.len());
         let kept = kept.unwrap_or_default();
         assert!(!KEEP || depths * height * kept_pitch(width) <= kept.len());
-        assert!(pieces
-            .rows
-            .iter()
-            .all(|piece| piece.start < piece.end && piece.end <= height));
-        assert!(pieces
-            .windows
-            .iter()
-            .all(|w| w.start < w.end && w.end <= pieces.rows.len()));
-        let of_lines = pieces.windows.len().saturating_sub(1) * pitch + before + reach;
-        assert!(of_lines <= to_a.len().min(to_b.len()));
+        for window in &pieces.windows[windows.clone()] {
+            assert!(window.start < window.end);
+            for piece in &pieces.rows[window.clone()] {
+                assert!(piece.start < piece.end && piece.end <= height);
+            }
+        }
+        let of_lines = windows.len().saturating_sub(1) * pitch;
+        let of_last = (before + reach).max(pitch + V::LANES);
+        assert!(of_lines + of_last <= to_a.len().min(to_b.len()));
+        let none = R::Join::IDENTITY.map(C::from_f64).map(V::splat);
         let room = shared_a.len().min(shared_b.len());
-        assert!(pieces.rows.len() * kept_pitch(width) <= room);
+        assert!(pieces.lines() * kept_pitch(width) <= room);
         // One vector after the other, or if planes lie abreast those of the same planes.
         let (lanes, step) = match unit {
             1 => (1, V::LANES),
@@ -203,18 +225,23 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
                 pieces: &pieces.rows,
                 shared: [shared_a, shared_b],
                 pitch: kept_pitch(width),
+                turns: pieces.lines() - 1,
                 kept,
             };
-            for w in 0..pieces.windows.len() {
+            for w in windows.clone() {
                 let window = Stretch {
                     old: pieces.windows[w].start..pieces.first_new(w),
                     new: pieces.first_new(w)..pieces.windows[w].end,
                     shared: pieces.shared(w),
                 };
-                let to = w * pitch + before;
+                let line = (w - windows.start) * pitch;
+                let to = line + before;
                 let mut at = lane;
-                // SAFETY: as asserted above; what is written behind a line is the next one's, which comes later.
+                // SAFETY: as asserted above; what is written behind some columns, or a line, is written again later.
                 unsafe {
+                    for padded in (0..before).step_by(V::LANES) {
+                        store(none, [to_a, to_b], line + padded);
+                    }
                     while at + step < reach {
                         let sums = lifting.window::<TOGETHER, KEEP>(&window, at);
                         for (i, sums) in sums.into_iter().enumerate() {
@@ -225,6 +252,9 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
                     if at < reach {
                         let [sums] = lifting.window::<1, KEEP>(&window, at);
                         store(sums, [to_a, to_b], to + at);
+                    }
+                    for padded in (before + width..pitch).step_by(V::LANES) {
+                        store(none, [to_a, to_b], line + padded);
                     }
                 }
             }
@@ -250,8 +280,9 @@ struct Lifting<'a, C, V, R> {
     step: usize,
     pieces: &'a [Range<usize>],
     shared: [&'a mut [C]; 2],
-    /// From a line of `shared` to the next.
+    /// From a line of `shared` to the next, and the bits of a piece's number that say which is its.
     pitch: usize,
+    turns: usize,
     kept: &'a mut [C],
 }
 
@@ -270,7 +301,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
         let mut sums = [[V::zero(); 2]; N];
         let mut begun = false;
         for piece in window.old.clone() {
-            let at = piece * self.pitch + start;
+            let at = (piece & self.turns) * self.pitch + start;
             for (i, sums) in sums.iter_mut().enumerate() {
                 let [a, b] = &self.shared;
                 // SAFETY: the caller's.
@@ -287,7 +318,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
             // SAFETY: the caller's.
             let of_piece: [[V; 2]; N] = unsafe { self.piece::<N, KEEP>(piece, start) };
             if piece >= window.shared {
-                let at = piece * self.pitch + start;
+                let at = (piece & self.turns) * self.pitch + start;
                 for (i, &sums) in of_piece.iter().enumerate() {
                     let [a, b] = &mut self.shared;
                     // SAFETY: the caller's.

@@ -1,25 +1,26 @@
 //! Windows that lie side by side, pooled in registers: no line of sums is ever written.
 //!
-//! The bits are those of [`columns`](super::columns) and [`rows`](super::rows): the same sums in the same order.
+//! All cells of a vector of windows are there at once, so that weights are those of a window's own largest logit: no
+//! window that is finite fails to hold, and no pass over the cells looks for a common one.
 
-use super::plan::{COLUMNS, REACH};
-use super::rows::{first, Ending};
+use super::plan::{ABREAST, COLUMNS, REACH};
+use super::rows::Ending;
 use super::rule::{Cell, Join, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector};
 use super::view::Patch;
 
-/// The cells of a plane, and its windows: none is padded or cut off.
+/// The cells of a plane, or of planes abreast, and its windows: none is padded or cut off.
 #[derive(Clone, Copy)]
 pub struct Direct<'a, C> {
     pub x: Patch<'a, C>,
     pub z: Patch<'a, C>,
-    /// The largest logit.
-    pub shift: C,
     /// Rows and columns of windows.
     pub windows: [usize; 2],
     /// Rows of a window, and from a window to the next.
     pub kernel: usize,
     pub stride: usize,
+    /// Planes abreast, or 1.
+    pub unit: usize,
 }
 
 /// Gradients of the cells of [`Direct`] windows.
@@ -32,139 +33,187 @@ pub struct DirectGradients<'a, C> {
     pub steps: [usize; 2],
     /// Gradients, and those of logits if there are some; [`REACH`] from the first of every row.
     pub to: [&'a mut [C]; 2],
-    /// Room for the first sums of the cells of a vector of windows.
-    pub kept: &'a mut Vec<C>,
 }
 
+/// A vector of windows of a line: of windows side by side, or of one window in planes abreast.
+#[derive(Clone, Copy)]
+struct Place {
+    line: usize,
+    /// The first window, and its plane.
+    window: usize,
+    lane: usize,
+    /// How many windows are of that line.
+    count: usize,
+}
+
+/// The rows of one window after the other, its depths first; those of a vector of windows in two columns.
+type Rows<V, const ROWS: usize> = [[V; COLUMNS]; ROWS];
+
 impl<C: Real> Direct<'_, C> {
-    /// The first window of a vector of a line, and how many windows of that line it has.
+    /// Rows of a window in all its depths.
+    fn rows(&self) -> usize {
+        self.kernel * self.x.sizes[0]
+    }
+
+    /// Vectors of windows a line.
+    fn vectors(&self, lanes: usize) -> usize {
+        (self.windows[1] * self.unit).div_ceil(lanes)
+    }
+
     #[inline(always)]
-    fn vector_at(&self, index: usize, lanes: usize) -> (usize, usize) {
+    fn place(&self, line: usize, vector: usize, lanes: usize) -> Place {
+        let at = vector * lanes;
+        if self.unit > 1 {
+            return Place {
+                line,
+                window: at / ABREAST,
+                lane: at % ABREAST,
+                count: lanes,
+            };
+        }
         let columns = self.windows[1];
-        let at = index * lanes;
-        // The last vector reaches back over windows of the one before, if there is one.
-        let start = at.min(columns.saturating_sub(lanes));
-        (start, lanes.min(columns))
+        Place {
+            line,
+            // The last vector reaches back over windows of the one before, if there is one.
+            window: at.min(columns.saturating_sub(lanes)),
+            lane: 0,
+            count: lanes.min(columns),
+        }
+    }
+
+    /// The index of the first window of a vector.
+    #[inline(always)]
+    fn index(&self, place: Place) -> usize {
+        (place.line * self.windows[1] + place.window) * self.unit + place.lane
+    }
+
+    /// Depth and row, in the patch, of this row of a window.
+    #[inline(always)]
+    fn row(&self, place: Place, row: usize) -> [usize; 2] {
+        let depths = self.x.sizes[0];
+        [row % depths, place.line * self.stride + row / depths]
     }
 
     fn assert_inside(&self) {
         let [depths, rows, columns] = self.x.sizes;
         let [lines, windows] = self.windows;
         assert!(depths > 0 && lines > 0 && self.kernel > 0 && windows > 0);
-        assert!((lines - 1) * self.stride + self.kernel <= rows && windows * COLUMNS <= columns);
-        let reach = columns.max(REACH);
-        assert!(self.x.at(depths - 1, rows - 1) + reach <= self.x.cells.len());
-        assert!(self.z.at(depths - 1, rows - 1) + reach <= self.z.cells.len());
+        assert!((lines - 1) * self.stride + self.kernel <= rows);
+        assert!(windows * COLUMNS * self.unit <= columns);
+        for patch in [&self.x, &self.z] {
+            let reach = match self.unit {
+                1 => columns.max(REACH),
+                unit => {
+                    assert!(unit == ABREAST && patch.across >= unit);
+                    (windows * COLUMNS - 1) * patch.across + unit
+                }
+            };
+            assert!(patch.at(depths - 1, rows - 1) + reach <= patch.cells.len());
+        }
     }
 
-    /// Two vectors of cells, which begin here in the activations and in the logits.
+    /// The cells of a vector of windows in the columns of a window.
     ///
     /// # Safety
     ///
-    /// [`Direct::assert_inside`], and the cells are the first of a vector of windows.
+    /// [`Direct::assert_inside`], and the windows are there.
     #[inline(always)]
-    unsafe fn load<V: Vector<Real = C>, R: Rule>(
+    unsafe fn load<V: Vector<Real = C>, const ROWS: usize>(
         &self,
-        x: usize,
-        z: usize,
-        shift: V,
-        place: usize,
-    ) -> [Cell<V>; COLUMNS] {
-        let zero = V::zero();
-        let mut cells = [Cell {
-            x: zero,
-            z: zero,
-            shift,
-            place: zero,
-        }; COLUMNS];
-        for (i, cell) in cells.iter_mut().enumerate() {
-            let skip = i * V::LANES;
-            let (x, z) = (x + skip, z + skip);
-            // SAFETY: the caller knows that there are so many.
-            unsafe {
-                cell.x = V::load(self.x.cells.get_unchecked(x..x + V::LANES));
-                cell.z = cell.x;
-                if R::LOGITS {
-                    cell.z = V::load(self.z.cells.get_unchecked(z..z + V::LANES));
-                }
+        patch: &Patch<'_, C>,
+        place: Place,
+    ) -> Rows<V, ROWS> {
+        let mut cells = [[V::zero(); COLUMNS]; ROWS];
+        let across = if self.unit > 1 {
+            patch.across
+        } else {
+            V::LANES
+        };
+        for (i, cells) in cells.iter_mut().enumerate() {
+            let [depth, row] = self.row(place, i);
+            let start = patch.at(depth, row) + place.window * COLUMNS * patch.across + place.lane;
+            for (column, cells) in cells.iter_mut().enumerate() {
+                let at = start + column * across;
+                // SAFETY: the caller's.
+                *cells = V::load(unsafe { patch.cells.get_unchecked(at..at + V::LANES) });
             }
-            if R::PLACES {
-                cell.place = V::iota().add(V::splat(C::from_f64((place + skip) as f64)));
+            if self.unit == 1 {
+                *cells = V::split(*cells);
             }
         }
         cells
     }
+}
 
-    /// What the cells of a vector of windows add, from this depth, row and column on; the first sums are kept.
-    ///
+/// The cells of a vector of windows and what they add to its sums.
+struct Pooled<V, const ROWS: usize> {
+    x: Rows<V, ROWS>,
+    z: Rows<V, ROWS>,
+    /// The largest logits.
+    shift: V,
+    /// The first sums of the cells, which are their weights.
+    weights: Rows<V, ROWS>,
+    sums: [V; 2],
+}
+
+impl<V: Vector, const ROWS: usize> Pooled<V, ROWS> {
     /// # Safety
     ///
     /// As for [`Direct::load`].
     #[inline(always)]
-    unsafe fn lift<V: Vector<Real = C>, R: Rule, const KEEP: bool>(
-        &self,
-        rule: R,
-        [depth, row, column]: [usize; 3],
-        shift: V,
-        kept: &mut [C],
-    ) -> [[V; COLUMNS]; 2] {
-        let [_, height, width] = self.x.sizes;
-        let (x, z) = (
-            self.x.at(depth, row) + column,
-            self.z.at(depth, row) + column,
-        );
-        let place = (depth * height + row) * width + column;
+    unsafe fn new<R: Rule>(rule: R, of: &Direct<'_, V::Real>, place: Place) -> Self {
         // SAFETY: the caller's.
-        let cells = unsafe { self.load::<V, R>(x, z, shift, place) };
-        let mut lifted = [[V::zero(); COLUMNS]; 2];
-        for i in 0..COLUMNS {
-            let sums = rule.lift(cells[i]);
-            if KEEP {
-                sums[0].store(&mut kept[i * V::LANES..]);
-            }
-            [lifted[0][i], lifted[1][i]] = sums;
-        }
-        lifted
-    }
-
-    /// The sums of a vector of windows; the first sums of their cells are kept, vector by vector.
-    ///
-    /// # Safety
-    ///
-    /// [`Direct::assert_inside`], and these are windows of the line.
-    #[inline(always)]
-    unsafe fn sums<V: Vector<Real = C>, R: Rule, const KEEP: bool>(
-        &self,
-        rule: R,
-        line: usize,
-        start: usize,
-        shift: V,
-        kept: &mut [C],
-    ) -> [V; 2] {
-        let skip = start * COLUMNS;
-        let (mut row, mut depth) = (line * self.stride, 0);
-        let end = row + self.kernel;
-        // SAFETY: the caller knows that the rows are inside.
-        let mut phases = unsafe { self.lift::<V, R, KEEP>(rule, [depth, row, skip], shift, kept) };
-        let mut next = COLUMNS * V::LANES;
-        loop {
-            depth += 1;
-            if depth == self.x.sizes[0] {
-                (row, depth) = (row + 1, 0);
-                if row == end {
-                    break;
+        let x = unsafe { of.load::<V, ROWS>(&of.x, place) };
+        let z = match R::LOGITS {
+            // SAFETY: the caller's.
+            true => unsafe { of.load::<V, ROWS>(&of.z, place) },
+            false => x,
+        };
+        let mut shift = V::zero();
+        if R::SHIFTED {
+            shift = rule.logit(x[0][0], z[0][0]);
+            for (x, z) in x.iter().zip(&z) {
+                for (&x, &z) in x.iter().zip(z) {
+                    shift = rule.logit(x, z).max(shift);
                 }
             }
-            let kept = if KEEP { &mut kept[next..] } else { &mut *kept };
-            // SAFETY: as above.
-            let more = unsafe { self.lift::<V, R, KEEP>(rule, [depth, row, skip], shift, kept) };
-            for i in 0..COLUMNS {
-                let sums = [phases[0][i], phases[1][i]];
-                [phases[0][i], phases[1][i]] = R::Join::join(sums, [more[0][i], more[1][i]]);
-            }
-            next += COLUMNS * V::LANES;
         }
-        first::<V, R::Join, COLUMNS>([V::split(phases[0]), V::split(phases[1])], COLUMNS)
+        let mut pooled = Self {
+            x,
+            z,
+            shift,
+            weights: x,
+            sums: [V::zero(); 2],
+        };
+        for column in 0..COLUMNS {
+            let mut of_column = pooled.lift(rule, 0, column);
+            for row in 1..ROWS {
+                of_column = R::Join::join(of_column, pooled.lift(rule, row, column));
+            }
+            pooled.sums = match column {
+                0 => of_column,
+                _ => R::Join::join(pooled.sums, of_column),
+            };
+        }
+        pooled
+    }
+
+    #[inline(always)]
+    fn cell(&self, row: usize, column: usize) -> Cell<V> {
+        Cell {
+            x: self.x[row][column],
+            z: self.z[row][column],
+            shift: self.shift,
+            // No rule that needs places is pooled here.
+            place: V::zero(),
+        }
+    }
+
+    #[inline(always)]
+    fn lift<R: Rule>(&mut self, rule: R, row: usize, column: usize) -> [V; 2] {
+        let lifted = rule.lift(self.cell(row, column));
+        self.weights[row][column] = lifted[0];
+        lifted
     }
 }
 
@@ -175,22 +224,30 @@ impl<C: Real, R: Rule, E: Ending<C>> Kernel for DirectBy<'_, C, R, E> {
     type Output = E;
 
     #[inline(always)]
-    fn run<I: InstructionSet>(self) -> E {
-        let Self(direct, rule, mut ending) = self;
-        let lanes = C::Vector::<I>::LANES;
-        direct.assert_inside();
-        let [lines, columns] = direct.windows;
-        let shift = C::Vector::<I>::splat(direct.shift);
-        for line in 0..lines {
-            for index in 0..columns.div_ceil(lanes) {
-                let (start, count) = direct.vector_at(index, lanes);
-                // SAFETY: as asserted above.
-                let sums: [C::Vector<I>; 2] =
-                    unsafe { direct.sums::<_, R, false>(rule, line, start, shift, &mut []) };
-                ending.take(line * columns + start, sums, count);
+    fn run<I: InstructionSet>(mut self) -> E {
+        self.0.assert_inside();
+        match self.0.rows() {
+            1 => self.windows::<C::Vector<I>, 1>(),
+            2 => self.windows::<C::Vector<I>, 2>(),
+            4 => self.windows::<C::Vector<I>, 4>(),
+            rows => unreachable!("no plan has windows of {rows} rows in registers"),
+        }
+        self.2
+    }
+}
+
+impl<C: Real, R: Rule, E: Ending<C>> DirectBy<'_, C, R, E> {
+    #[inline(always)]
+    fn windows<V: Vector<Real = C>, const ROWS: usize>(&mut self) {
+        let Self(direct, rule, ending) = self;
+        for line in 0..direct.windows[0] {
+            for vector in 0..direct.vectors(V::LANES) {
+                let place = direct.place(line, vector, V::LANES);
+                // SAFETY: asserted in `run`.
+                let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, place) };
+                ending.take(direct.index(place), pooled.sums, place.count);
             }
         }
-        ending
     }
 }
 
@@ -201,66 +258,74 @@ impl<C: Real, R: Rule> Kernel for DirectGradientsBy<'_, C, R> {
     type Output = ();
 
     #[inline(always)]
-    fn run<I: InstructionSet>(self) {
-        type V<C, I> = <C as Real>::Vector<I>;
-        let Self(work, rule) = self;
-        let DirectGradients {
-            of: direct,
-            grads,
-            values,
-            steps,
-            to: [of_x, of_z],
-            kept,
-        } = work;
-        let lanes = V::<C, I>::LANES;
-        direct.assert_inside();
-        let [lines, columns] = direct.windows;
-        let depths = direct.x.sizes[0];
-        kept.resize(depths * direct.kernel * COLUMNS * lanes, C::default());
-        let (zero, nan) = (V::<C, I>::zero(), V::<C, I>::splat(C::NAN));
-        let shift = V::<C, I>::splat(direct.shift);
-        for line in 0..lines {
-            for index in 0..columns.div_ceil(lanes) {
-                let (start, count) = direct.vector_at(index, lanes);
-                // SAFETY: as asserted above.
-                let sums: [V<C, I>; 2] =
-                    unsafe { direct.sums::<_, R, true>(rule, line, start, shift, kept) };
-                let at = line * columns + start;
-                let (y, holds, mut terms) = terms(rule, sums, V::<C, I>::load(&grads[at..]));
-                V::<C, I>::select(holds, y, nan).store(&mut values[at..]);
+    fn run<I: InstructionSet>(mut self) {
+        self.0.of.assert_inside();
+        match self.0.of.rows() {
+            1 => self.windows::<C::Vector<I>, 1>(),
+            2 => self.windows::<C::Vector<I>, 2>(),
+            4 => self.windows::<C::Vector<I>, 4>(),
+            rows => unreachable!("no plan has windows of {rows} rows in registers"),
+        }
+    }
+}
+
+impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
+    #[inline(always)]
+    fn windows<V: Vector<Real = C>, const ROWS: usize>(&mut self) {
+        let Self(
+            DirectGradients {
+                of: direct,
+                grads,
+                values,
+                steps,
+                to: [of_x, of_z],
+            },
+            rule,
+        ) = self;
+        let (zero, nan) = (V::zero(), V::splat(C::NAN));
+        for line in 0..direct.windows[0] {
+            for vector in 0..direct.vectors(V::LANES) {
+                let place = direct.place(line, vector, V::LANES);
+                // SAFETY: asserted in `run`.
+                let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, place) };
+                let at = direct.index(place);
+                let (y, holds, mut terms) = terms(*rule, pooled.sums, V::load(&grads[at..]));
+                V::select(holds, y, nan).store(&mut values[at..]);
                 // What is no window's gets no gradient.
-                let given = V::<C, I>::and(holds, V::<C, I>::below(count));
-                let mut spread = [[zero; COLUMNS]; 2];
-                for (terms, spread) in terms.iter_mut().zip(&mut spread).take(R::TERMS) {
-                    *terms = V::<C, I>::select(given, *terms, zero);
-                    *spread = V::<C, I>::interleave([*terms; COLUMNS]);
+                let given = V::and(holds, V::below(place.count));
+                for term in terms.iter_mut().take(R::TERMS) {
+                    *term = V::select(given, *term, zero);
                 }
-                let mut next = 0;
-                for i in 0..direct.kernel {
-                    let row = line * direct.stride + i;
-                    for depth in 0..depths {
-                        let skip = start * COLUMNS;
-                        let (x, z) = (
-                            direct.x.at(depth, row) + skip,
-                            direct.z.at(depth, row) + skip,
-                        );
-                        // SAFETY: as asserted above.
-                        let cells = unsafe { direct.load::<V<C, I>, R>(x, z, shift, 0) };
-                        let to = depth * steps[0] + row * steps[1] + skip;
-                        for i in 0..COLUMNS {
-                            let lifted = V::<C, I>::load(&kept[next..]);
-                            let [dx, dz] =
-                                rule.gradient(cells[i], lifted, [spread[0][i], spread[1][i]]);
-                            dx.store(&mut of_x[to + i * lanes..]);
-                            if R::LOGITS {
-                                dz.store(&mut of_z[to + i * lanes..]);
-                            }
-                            next += lanes;
-                        }
+                for row in 0..ROWS {
+                    let mut gradients = [[zero; COLUMNS]; 2];
+                    for column in 0..COLUMNS {
+                        let weight = pooled.weights[row][column];
+                        let [dx, dz] = rule.gradient(pooled.cell(row, column), weight, terms);
+                        (gradients[0][column], gradients[1][column]) = (dx, dz);
+                    }
+                    let [d, h] = direct.row(place, row);
+                    let skip = place.window * COLUMNS * direct.unit + place.lane;
+                    let to = d * steps[0] + h * steps[1] + skip;
+                    store(direct.unit, gradients[0], &mut of_x[to..]);
+                    if R::LOGITS {
+                        store(direct.unit, gradients[1], &mut of_z[to..]);
                     }
                 }
             }
         }
+    }
+}
+
+/// The inverse of [`Direct::load`], of a row.
+#[inline(always)]
+fn store<V: Vector>(unit: usize, mut columns: [V; COLUMNS], to: &mut [V::Real]) {
+    let mut across = unit;
+    if unit == 1 {
+        columns = V::interleave(columns);
+        across = V::LANES;
+    }
+    for (column, cells) in columns.into_iter().enumerate() {
+        cells.store(&mut to[column * across..]);
     }
 }
 

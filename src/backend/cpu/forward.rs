@@ -5,7 +5,7 @@ use super::columns::{kept_pitch, Columns, Pieces, Shifts};
 use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
-use super::plan::{is_ranged, Plan, Span, Way, ABREAST};
+use super::plan::{is_ranged, Plan, Span, Step, Way, ABREAST};
 use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
@@ -38,7 +38,7 @@ pub struct Pooling<'a, T: Element> {
 pub struct Sums<T: Element> {
     gathered: [Gathered<T>; 2],
     pieces: Pieces,
-    /// Sums of columns: a line for each piece that windows share, and one for each row of windows.
+    /// Sums of columns: a line for each piece that windows share, and one for each of some rows of windows.
     shared: [Aligned<T::Compute>; 2],
     lines: [Aligned<T::Compute>; 2],
     /// The first sums of single cells, plane after plane: see [`Columns::kept`].
@@ -77,15 +77,20 @@ impl Windows {
 
     /// Places for windows, those between lines included; whole vectors.
     pub fn places(&self) -> usize {
-        (self.lines() * self.across.lanes()).next_multiple_of(MOST_LANES)
+        self.groups() * self.of_group()
+    }
+
+    /// Those of a plane, or of planes abreast.
+    pub fn of_group(&self) -> usize {
+        (self.rows.windows.len() * self.across.lanes()).next_multiple_of(MOST_LANES)
     }
 
     /// The place of the first window of a row.
     pub fn start(&self, plane: usize, row: usize) -> usize {
         let unit = self.across.unit;
         let plane = plane - self.planes.start;
-        let line = plane / unit * self.rows.windows.len() + row - self.rows.windows.start;
-        line * self.across.lanes() + plane % unit
+        let line = row - self.rows.windows.start;
+        plane / unit * self.of_group() + line * self.across.lanes() + plane % unit
     }
 
     /// The places of the windows of a row, window by window.
@@ -101,8 +106,9 @@ impl Windows {
     }
 
     /// How they are summed.
-    pub fn way(&self) -> Way {
-        Way::of(&self.rows, &self.across)
+    pub fn way(&self, geometry: &Geometry) -> Way {
+        let depths = geometry.axes[0].window(self.depth).len();
+        Way::of(depths, &self.rows, &self.across)
     }
 
     pub fn area(&self, geometry: &Geometry) -> Area {
@@ -110,6 +116,24 @@ impl Windows {
             depths: geometry.axes[0].window(self.depth),
             rows: self.rows.cells.clone(),
             columns: self.across.cells.clone(),
+        }
+    }
+}
+
+impl<T: Element> Sums<T> {
+    /// Makes room for these windows, but for the sums of windows.
+    fn grow(&mut self, windows: &Windows, geometry: &Geometry, keep: bool) {
+        let Windows { rows, across, .. } = windows;
+        self.pieces.cut(rows);
+        let cells = rows.windows.len().min(across.lines()) * across.pitch + slack(across);
+        let of_piece = kept_pitch(across.cells.len() * across.unit);
+        for (lines, shared) in self.lines.iter_mut().zip(&mut self.shared) {
+            lines.grow(cells);
+            shared.grow(self.pieces.lines() * of_piece);
+        }
+        if keep {
+            let kept = windows.kept(&windows.area(geometry));
+            self.kept.grow(windows.groups() * kept + MOST_LANES);
         }
     }
 }
@@ -191,86 +215,95 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// The sums of these windows; of their cells, too, if they are to be kept.
-    pub fn sum<'b>(
+    /// Sums these windows, and brings the sums of some lines at a time to their ending, with the first place of theirs.
+    /// The first sums of their cells are kept if asked.
+    pub fn sum(
         &self,
-        windows: &'b Windows,
+        windows: &Windows,
         keep: bool,
-        sums: &'b mut Sums<T>,
-    ) -> kernels::Sums<'b, T::Compute> {
-        let cells = self.sum_columns(windows, keep, sums);
-        let across = &windows.across;
+        sums: &mut Sums<T>,
+        mut end: impl FnMut(usize, kernels::Sums<'_, T::Compute>),
+    ) {
+        let Windows { rows, across, .. } = windows;
+        sums.grow(windows, self.geometry, keep);
+        sums.shifts.clear();
+        let area = windows.area(self.geometry);
         let Sums {
+            gathered,
+            pieces,
+            shared: [shared_a, shared_b],
             lines: [a, b],
+            kept,
             groups,
-            windows: [to_a, to_b],
-            ..
+            windows: of_windows,
+            shifts,
         } = sums;
-        let rows = Rows {
-            across,
-            lines: windows.lines(),
-            sums: [&a[..cells], &b[..cells]],
-            groups,
-        };
-        if windows.way() == Way::Rows {
+        for i in 0..windows.groups() {
+            let planes = windows.group(i);
+            let patches = self.patches(planes.clone(), across.unit, &area, gathered);
+            let of_group = self.shifts(&patches, across.unit);
+            shifts.push(of_group);
+            let skip = i * windows.kept(&area);
+            for start in rows.windows.clone().step_by(across.lines()) {
+                let some = Windows {
+                    planes: planes.clone(),
+                    depth: windows.depth,
+                    rows: rows.of(start..rows.windows.end.min(start + across.lines())),
+                    across: across.clone(),
+                };
+                let [x, z] = patches;
+                let first = some.rows.windows.start - rows.windows.start;
+                self.kernels.columns(Columns {
+                    x,
+                    z,
+                    shifts: &of_group,
+                    pieces,
+                    windows: first..first + some.rows.windows.len(),
+                    unit: across.unit,
+                    pitch: across.pitch,
+                    before: across.before,
+                    lines: [a, b],
+                    shared: [shared_a, shared_b],
+                    kept: keep.then(|| &mut kept[skip..]),
+                });
+                if self.traits.counts_padding {
+                    self.count_padding(&some, a);
+                }
+                let cells = some.lines() * across.pitch + slack(across);
+                let rows = Rows {
+                    across,
+                    lines: some.lines(),
+                    sums: [&a[..cells], &b[..cells]],
+                    groups,
+                };
+                end(
+                    windows.start(planes.start, start),
+                    self.along(&some, rows, of_windows),
+                );
+            }
+        }
+    }
+
+    /// The sums of the windows of some lines, or what they are made of.
+    fn along<'b>(
+        &self,
+        windows: &Windows,
+        rows: Rows<'b, T::Compute>,
+        to: &'b mut [Aligned<T::Compute>; 2],
+    ) -> kernels::Sums<'b, T::Compute> {
+        let across = &windows.across;
+        if across.unit == 1 && Step::of(&across.axis).in_vectors() {
             return kernels::Sums::Rows(rows);
         }
         let places = windows.places();
-        to_a.grow(places);
-        to_b.grow(places);
-        self.kernels.apart(Apart {
-            rows,
-            to: [to_a, to_b],
-        });
+        let [a, b] = to;
+        a.grow(places);
+        b.grow(places);
+        self.kernels.apart(Apart { rows, to: [a, b] });
         if self.traits.counts_padding && is_ranged(&across.axis) {
-            self.count_ranged(windows, to_a);
+            self.count_ranged(windows, a);
         }
-        kernels::Sums::Windows([&to_a[..places], &to_b[..places]])
-    }
-
-    /// The sums of columns, in `sums.lines`: as many as are returned.
-    fn sum_columns(&self, windows: &Windows, keep: bool, sums: &mut Sums<T>) -> usize {
-        let Windows { rows, across, .. } = windows;
-        sums.pieces.cut(rows);
-        let of_plane = rows.windows.len() * across.pitch;
-        let cells = windows.groups() * of_plane + slack(across);
-        for lines in &mut sums.lines {
-            lines.grow(cells);
-        }
-        for lines in &mut sums.shared {
-            let of_piece = kept_pitch(across.cells.len() * across.unit);
-            lines.grow(sums.pieces.rows.len() * of_piece);
-        }
-        let area = windows.area(self.geometry);
-        let kept = windows.kept(&area);
-        if keep {
-            sums.kept.grow(windows.groups() * kept + MOST_LANES);
-        }
-        sums.shifts.clear();
-        for i in 0..windows.groups() {
-            let patches = self.patches(windows.group(i), across.unit, &area, &mut sums.gathered);
-            let [x, z] = patches;
-            let shifts = self.shifts(&patches, across.unit);
-            sums.shifts.push(shifts);
-            let [a, b] = &mut sums.lines;
-            let mut lines = [&mut a[i * of_plane..cells], &mut b[i * of_plane..cells]];
-            let [to_a, to_b] = &mut lines;
-            let [shared_a, shared_b] = &mut sums.shared;
-            self.kernels.columns(Columns {
-                x,
-                z,
-                shifts: &shifts,
-                pieces: &sums.pieces,
-                unit: across.unit,
-                pitch: across.pitch,
-                before: across.before,
-                lines: [to_a, to_b],
-                shared: [shared_a, shared_b],
-                kept: keep.then(|| &mut sums.kept[i * kept..]),
-            });
-            self.pad(windows, &mut lines);
-        }
-        cells
+        kernels::Sums::Windows([&a[..places], &b[..places]])
     }
 
     /// Counts the padded columns of windows whose padding is no part of a line.
@@ -295,8 +328,8 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// The padding of a plane's lines: no cells, or some that are counted.
-    fn pad(&self, windows: &Windows, lines: &mut [&mut [T::Compute]; 2]) {
+    /// Counts the padding of a plane's lines.
+    fn count_padding(&self, windows: &Windows, counts: &mut [T::Compute]) {
         let Windows {
             rows,
             across,
@@ -304,11 +337,6 @@ impl<'a, T: Element> Pooling<'a, T> {
             ..
         } = windows;
         let right = across.before + across.cells.len() * across.unit;
-        let counts = self.traits.counts_padding;
-        if across.before == 0 && right == across.pitch && !counts {
-            return;
-        }
-        let identity = self.traits.identity.map(T::Compute::from_f64);
         // What hangs over the padding is not counted.
         let axis = &across.axis;
         let padding = (axis.input + axis.padding - across.cells.end).saturating_mul(across.unit);
@@ -317,21 +345,15 @@ impl<'a, T: Element> Pooling<'a, T> {
         let depths = self.geometry.axes[0].window(*depth).len();
         for (line, o) in rows.windows.clone().enumerate() {
             let start = line * across.pitch;
-            for (sums, identity) in lines.iter_mut().zip(identity) {
-                sums[start..start + across.before].fill(identity);
-                sums[start + right..start + across.pitch].fill(identity);
-            }
-            if counts {
-                let all = padded_len(&rows.axis, o) as f64 * padded_depths;
-                let missing = all - (rows.axis.window(o).len() * depths) as f64;
-                let counts = &mut lines[0][start..start + counted];
-                counts[..across.before].fill(T::Compute::from_f64(all));
-                counts[right..].fill(T::Compute::from_f64(all));
-                if missing > 0.0 {
-                    let missing = T::Compute::from_f64(missing);
-                    for count in &mut counts[across.before..right] {
-                        *count = count.add(missing);
-                    }
+            let all = padded_len(&rows.axis, o) as f64 * padded_depths;
+            let missing = all - (rows.axis.window(o).len() * depths) as f64;
+            let counts = &mut counts[start..start + counted];
+            counts[..across.before].fill(T::Compute::from_f64(all));
+            counts[right..].fill(T::Compute::from_f64(all));
+            if missing > 0.0 {
+                let missing = T::Compute::from_f64(missing);
+                for count in &mut counts[across.before..right] {
+                    *count = count.add(missing);
                 }
             }
         }
@@ -349,7 +371,7 @@ pub struct Scratch<T: Element> {
     window: Window,
 }
 
-impl<T: Element> Pooling<'_, T> {
+impl<'a, T: Element> Pooling<'a, T> {
     /// The outputs of some bands.
     pub fn forward(
         &self,
@@ -393,12 +415,15 @@ impl<T: Element> Pooling<'_, T> {
         let places = windows.places();
         // Vectors may begin at the last window.
         values.grow(places + MOST_LANES);
-        let all_hold = match windows.way() {
+        let all_hold = match windows.way(self.geometry) {
             Way::Direct => self.pool_directly(windows, &mut sums.gathered, values),
             _ => {
-                let values = &mut values[..places];
-                let sums = self.sum(windows, false, sums);
-                self.kernels.finish(sums, Finish { values })
+                let mut all_hold = true;
+                self.sum(windows, false, sums, |place, sums| {
+                    let values = &mut values[place..];
+                    all_hold &= self.kernels.finish(sums, Finish { values });
+                });
+                all_hold
             }
         };
         let values = &values[..places];
@@ -479,32 +504,44 @@ impl<T: Element> Pooling<'_, T> {
         gathered: &mut [Gathered<T>; 2],
         values: &mut [T::Compute],
     ) -> bool {
-        let area = windows.area(self.geometry);
         let mut all_hold = true;
-        for plane in windows.planes.clone() {
-            let patches = self.patches(plane..plane + 1, 1, &area, gathered);
-            let values = &mut values[windows.start(plane, windows.rows.windows.start)..];
-            all_hold &= self
-                .kernels
-                .direct(self.direct(windows, patches), Finish { values });
+        for i in 0..windows.groups() {
+            let planes = windows.group(i);
+            let values = &mut values[windows.start(planes.start, windows.rows.windows.start)..];
+            let direct = self.direct(windows, planes, gathered);
+            all_hold &= self.kernels.direct(direct, Finish { values });
         }
         all_hold
     }
 
-    /// The windows of a plane, in registers.
+    /// The windows of a plane, or of planes abreast, in registers.
     pub fn direct<'b>(
         &self,
         windows: &Windows,
-        patches: [Patch<'b, T::Compute>; 2],
-    ) -> Direct<'b, T::Compute> {
+        planes: Range<usize>,
+        gathered: &'b mut [Gathered<T>; 2],
+    ) -> Direct<'b, T::Compute>
+    where
+        'a: 'b,
+    {
+        let area = windows.area(self.geometry);
+        let unit = windows.across.unit;
+        let in_place = |view: &View<'a, T>| match unit {
+            1 => None,
+            _ => view.patch_abreast_in_place(planes.start, &area),
+        };
+        let [x, z] = match (in_place(&self.x), in_place(&self.z)) {
+            (Some(x), Some(z)) => [x, z],
+            _ => self.patches(planes, unit, &area, gathered),
+        };
         let Axis { kernel, stride, .. } = windows.rows.axis;
         Direct {
-            shift: self.shift(&patches),
-            x: patches[0],
-            z: patches[1],
+            x,
+            z,
             windows: [windows.rows.windows.len(), windows.across.windows.len()],
             kernel,
             stride,
+            unit,
         }
     }
 
@@ -537,9 +574,10 @@ impl<T: Element> Pooling<'_, T> {
                 } = &mut *scratch;
                 let places = windows.places();
                 values.grow(places);
-                let sums = self.sum(&windows, false, sums);
-                let values = &mut values[..places];
-                self.kernels.finish(sums, Finish { values });
+                self.sum(&windows, false, sums, |place, sums| {
+                    let values = &mut values[place..];
+                    self.kernels.finish(sums, Finish { values });
+                });
                 let area = windows.area(self.geometry);
                 for row in band.rows.clone() {
                     let line = windows.line(plane, row);

@@ -5,7 +5,7 @@ use super::direct::{terms, Direct, DirectBy, DirectGradients, DirectGradientsBy}
 use super::element::Element;
 use super::plan::ABREAST;
 use super::rows::{Along, Apart, ApartBy, Ending, Rows};
-use super::rule::{Join, Rule, Window};
+use super::rule::{Rule, Window};
 use super::spread::{Gradients, GradientsBy};
 #[cfg(target_arch = "aarch64")]
 use super::vector::neon::Neon;
@@ -47,8 +47,6 @@ pub struct Traits {
     pub places: bool,
     pub terms: usize,
     pub counts_padding: bool,
-    /// The sums of no cells.
-    pub identity: [f64; 2],
 }
 
 /// The sums of windows, or what they are made of; whole vectors.
@@ -105,7 +103,6 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
             places: R::PLACES,
             terms: R::TERMS,
             counts_padding: self.rule.counts_padding(),
-            identity: R::Join::IDENTITY,
         }
     }
 

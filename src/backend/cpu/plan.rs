@@ -10,6 +10,12 @@ use std::ops::Range;
 /// Cells of a band of activations: what stays in a core's nearest cache with its sums.
 const BAND_CELLS: usize = 1 << 13;
 
+/// Sums of columns that are made before they are summed along the rows: with planes abreast a band has many more.
+const LINE_SUMS: usize = BAND_CELLS;
+
+/// Terms of a cell that are added up without a line of sums of theirs.
+pub const FEW_TERMS: usize = 6;
+
 /// Columns of activations of a band, unless one window has more; more of them are cut.
 const BAND_COLUMNS: usize = 1 << 14;
 
@@ -240,8 +246,8 @@ pub enum Way {
 }
 
 impl Way {
-    /// That of windows in these rows and columns.
-    pub fn of(rows: &Span, across: &Span) -> Self {
+    /// That of windows in these rows and columns, and of so many depths.
+    pub fn of(depths: usize, rows: &Span, across: &Span) -> Self {
         // None is padded or cut off.
         let whole = |span: &Span| {
             let axis = &span.axis;
@@ -249,9 +255,10 @@ impl Way {
             !is_ranged(axis) && axis.disjoint() && axis.padding == 0 && last.len() == axis.kernel
         };
         let two_wide = (across.axis.kernel, across.axis.stride) == (COLUMNS, COLUMNS);
+        let few = matches!(depths.saturating_mul(rows.axis.kernel), 1 | 2 | 4);
         match Step::of(&across.axis) {
+            _ if two_wide && few && whole(across) && whole(rows) => Self::Direct,
             _ if across.unit > 1 => Self::Abreast,
-            _ if two_wide && whole(across) && whole(rows) => Self::Direct,
             step if step.in_vectors() => Self::Rows,
             _ => Self::Apart,
         }
@@ -310,6 +317,24 @@ impl Span {
             pitch: self.pitch * unit,
             ..self
         }
+    }
+
+    /// The same for some of the windows; the cells are still those of all.
+    pub fn of(&self, windows: Range<usize>) -> Self {
+        Self {
+            windows,
+            ..self.clone()
+        }
+    }
+
+    /// How many lines of windows are summed together: whole vectors of windows, and few enough that their sums of
+    /// columns stay in a core's nearest cache until they are summed along the rows.
+    pub fn lines(&self) -> usize {
+        let mut whole = 1;
+        while !(whole * self.lanes()).is_multiple_of(MOST_LANES) {
+            whole *= 2;
+        }
+        whole * (LINE_SUMS / (whole * self.pitch)).max(1)
     }
 
     /// The windows that have one of these cells.

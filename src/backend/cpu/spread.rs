@@ -2,7 +2,7 @@
 
 use super::aligned::Aligned;
 use super::columns::{kept_pitch, Shifts};
-use super::plan::{Span, Step};
+use super::plan::{Span, Step, FEW_TERMS, SPLIT};
 use super::rule::{Cell, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::{Area, Patch};
@@ -12,9 +12,12 @@ use std::ops::Range;
 pub struct Spread<'a, C> {
     pub rows: &'a Span,
     pub across: &'a Span,
-    /// Lines of terms, one a row of windows, zero where there is no window.
+    /// Lines of terms, one a row of windows, zero where there is no window; [`MARGIN`] before the first.
     pub terms: &'a [C],
 }
+
+/// Zeros before the first line of terms, which vectors reach back to.
+pub const MARGIN: usize = MOST_LANES;
 
 /// The sums of a row of cells, and the space to make them in.
 #[derive(Default)]
@@ -117,43 +120,41 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
         let first = spreads[0].across.before + w;
         let (x, z) = (x.from(d, h, w), z.from(d, h, w));
         let index = d * area.rows.len() + h;
-        let kept = match R::SHIFTED {
-            true => &kept[index * kept_pitch(area.columns.len() * unit) + w..],
-            false => &[],
-        };
-        let a = &spreading[0].cells[first..];
+        // Whole vectors, so that none is checked by itself. What a rule does not need is `a` again.
+        let lanes = V::LANES;
+        let count = (cells.columns.len() * unit).next_multiple_of(lanes);
+        let a = &spreading[0].cells[first..][..count];
         let b = match R::TERMS {
-            2 => &spreading[1].cells[first..],
+            2 => &spreading[1].cells[first..][..count],
             _ => a,
         };
+        let kept = match R::SHIFTED {
+            true => &kept[index * kept_pitch(area.columns.len() * unit) + w..][..count],
+            false => a,
+        };
         let to = (depth - cells.depths.start) * steps[0] + (row - cells.rows.start) * steps[1];
-        let zero = V::zero();
-        let of_x = &mut of_x[to..];
-        for at in (0..cells.columns.len() * unit).step_by(V::LANES) {
-            let shift = shifts.of(at);
-            let x = V::load_part(&x[at..]);
-            let z = if R::LOGITS { V::load_part(&z[at..]) } else { x };
+        let of_x = of_x[to..][..count].chunks_exact_mut(lanes);
+        let terms = a.chunks_exact(lanes).zip(b.chunks_exact(lanes));
+        let sums = terms.zip(kept.chunks_exact(lanes));
+        for ((i, of_x), ((a, b), kept)) in of_x.enumerate().zip(sums) {
+            let at = i * lanes;
+            let x_at = V::load_part(&x[at..]);
             let cell = Cell {
-                x,
-                z,
-                shift,
-                place: zero,
+                x: x_at,
+                z: if R::LOGITS {
+                    V::load_part(&z[at..])
+                } else {
+                    x_at
+                },
+                shift: shifts.of(at),
+                place: V::zero(),
             };
-            let second = if R::TERMS == 2 {
-                V::load(&b[at..])
-            } else {
-                zero
-            };
-            let weight = if R::SHIFTED {
-                V::load(&kept[at..])
-            } else {
-                zero
-            };
-            let [mut dx, mut dz] = rule.gradient(cell, weight, [V::load(&a[at..]), second]);
+            let terms = [V::load(a), V::load(b)];
+            let [mut dx, mut dz] = rule.gradient(cell, V::load(kept), terms);
             if *add {
-                dx = V::load(&of_x[at..]).add(dx);
+                dx = V::load(of_x).add(dx);
             }
-            dx.store(&mut of_x[at..]);
+            dx.store(of_x);
             if R::LOGITS {
                 let of_z = &mut of_z[to + at..];
                 if *add {
@@ -187,104 +188,81 @@ impl<C: Real> Spread<'_, C> {
     #[inline(always)]
     fn row<V: Vector<Real = C>>(&self, row: usize, spreading: &mut Spreading<C>) {
         let windows = self.rows.axis.windows_of(row);
-        let (first, last) = (self.rows.windows.start, self.rows.windows.end);
-        let windows = windows.start.max(first)..windows.end.min(last);
+        let Range { start: first, end } = self.rows.windows;
+        let windows = windows.start.max(first)..windows.end.min(end);
         if windows == spreading.of {
             return;
         }
         spreading.of = windows.clone();
-        self.down::<V>(
-            windows.start - first..windows.end.max(windows.start) - first,
-            spreading,
-        );
-        match Step::of(&self.across.axis) {
+        let lines = windows.start - first..windows.end.max(windows.start) - first;
+        let step = Step::of(&self.across.axis);
+        let lanes = self.across.lanes();
+        let lines = Lines {
+            terms: &self.terms[lines.start * lanes..],
+            margin: MARGIN,
+            lanes,
+            count: lines.len(),
+        };
+        // Where few windows have a cell, adding them up anew is quicker than reading back a line just written.
+        if let Step::Groups {
+            stride,
+            whole,
+            rest,
+        } = step
+        {
+            let few = lines.count.saturating_mul(whole + 1) <= FEW_TERMS;
+            if few && self.across.unit == 1 && stride <= SPLIT {
+                return lines.along::<V>([stride, whole, rest], &mut spreading.cells);
+            }
+        }
+        self.down::<V>(lines, &mut spreading.line[self.margin()..]);
+        match step {
             step if self.across.unit > 1 => self.along_abreast::<V>(step, spreading),
-            Step::Groups {
-                stride: 1,
-                whole,
-                rest,
-            } => self.along::<V, 1>(whole, rest, spreading),
-            Step::Groups {
-                stride: 2,
-                whole,
-                rest,
-            } => self.along::<V, 2>(whole, rest, spreading),
-            Step::Groups {
-                stride: 3,
-                whole,
-                rest,
-            } => self.along::<V, 3>(whole, rest, spreading),
             Step::Groups {
                 stride,
                 whole,
                 rest,
-            } => {
-                self.along_any([stride, whole, rest], spreading);
-            }
+            } => self.along::<V>([stride, whole, rest], spreading),
             Step::Ranges => self.along_ranges(spreading),
         }
     }
 
     /// The sums of lines.
     #[inline(always)]
-    fn down<V: Vector<Real = C>>(&self, lines: Range<usize>, spreading: &mut Spreading<C>) {
-        let lanes = self.across.lanes();
-        let to = &mut spreading.line[self.margin()..];
-        for at in (0..lanes).step_by(V::LANES) {
-            let mut sum = V::zero();
-            for line in lines.clone() {
-                sum = sum.add(V::load(&self.terms[line * lanes + at..]));
-            }
+    fn down<V: Vector<Real = C>>(&self, lines: Lines<'_, C>, to: &mut [C]) {
+        lines.assert_inside(0, V::LANES);
+        for at in (0..lines.lanes).step_by(V::LANES) {
+            // SAFETY: asserted above.
+            let mut sum: V = unsafe { lines.sum(lines.margin + at) };
             // What lies behind a line is the next one's.
-            match lanes - at < V::LANES {
-                true => {
-                    let mut last = [C::default(); MOST_LANES];
-                    sum.store(&mut last);
-                    to[at..lanes].copy_from_slice(&last[..lanes - at]);
-                }
-                false => sum.store(&mut to[at..]),
+            if lines.lanes - at < V::LANES {
+                sum = V::select(V::below(lines.lanes - at), sum, V::zero());
             }
+            sum.store(&mut to[at..]);
         }
     }
 
-    /// The sums of the windows of a vector of groups of cells: of those with the cells from `rest` on, and of those with
-    /// the cells before.
     #[inline(always)]
-    fn windows<V: Vector<Real = C>>(&self, line: &[C], at: usize, whole: usize) -> [V; 2] {
-        let mut sum = V::zero();
-        for back in 0..whole {
-            sum = sum.add(V::load(&line[at - back..]));
-        }
-        [sum, sum.add(V::load(&line[at - whole..]))]
-    }
-
-    #[inline(always)]
-    fn along<V: Vector<Real = C>, const S: usize>(
+    fn along<V: Vector<Real = C>>(
         &self,
-        whole: usize,
-        rest: usize,
+        [stride, whole, rest]: [usize; 3],
         spreading: &mut Spreading<C>,
     ) {
-        let (margin, groups) = (self.margin(), self.across.lanes());
+        let (margin, lanes) = (self.margin(), self.across.lanes());
         // No group has more windows than there are.
-        let (whole, rest) = if whole > groups {
-            (groups, 0)
+        let (whole, rest) = if whole > lanes {
+            (lanes, 0)
         } else {
             (whole, rest)
         };
-        for at in (0..groups).step_by(V::LANES) {
-            let [of_all, of_first] = self.windows::<V>(&spreading.line, margin + at, whole);
-            let mut phases = [of_all; S];
-            for (t, phase) in phases.iter_mut().enumerate() {
-                if t < rest {
-                    *phase = of_first;
-                }
-            }
-            let cells = V::interleave(phases);
-            for (i, cells) in cells.iter().enumerate() {
-                cells.store(&mut spreading.cells[at * S + i * V::LANES..]);
-            }
-        }
+        let Spreading { line, cells, .. } = spreading;
+        let line = Lines {
+            terms: &line[..],
+            margin,
+            lanes,
+            count: 1,
+        };
+        line.along::<V>([stride, whole, rest], cells);
     }
 
     /// Cells of planes abreast: one after the other.
@@ -340,24 +318,6 @@ impl<C: Real> Spread<'_, C> {
     }
 
     #[inline(always)]
-    fn along_any(&self, [stride, whole, rest]: [usize; 3], spreading: &mut Spreading<C>) {
-        let (margin, groups) = (self.margin(), self.across.lanes());
-        let (whole, rest) = if whole > groups {
-            (groups, 0)
-        } else {
-            (whole, rest)
-        };
-        let line = &spreading.line;
-        for group in 0..groups {
-            let at = margin + group;
-            let of_all = (0..whole).fold(C::default(), |sum, back| sum.add(line[at - back]));
-            let cells = &mut spreading.cells[group * stride..(group + 1) * stride];
-            cells[..rest].fill(of_all.add(line[at - whole]));
-            cells[rest..].fill(of_all);
-        }
-    }
-
-    #[inline(always)]
     fn along_ranges(&self, spreading: &mut Spreading<C>) {
         let Span {
             axis,
@@ -371,6 +331,105 @@ impl<C: Real> Spread<'_, C> {
             let of = of.start.max(windows.start)..of.end.min(windows.end);
             let sum = of.fold(C::default(), |sum, o| sum.add(line[o - windows.start]));
             spreading.cells[i] = sum;
+        }
+    }
+}
+
+/// Some lines of sums, one after the other, to be added up as one.
+#[derive(Clone, Copy)]
+struct Lines<'a, C> {
+    terms: &'a [C],
+    /// Zeros before the first.
+    margin: usize,
+    /// Sums of a line.
+    lanes: usize,
+    count: usize,
+}
+
+impl<C: Real> Lines<'_, C> {
+    /// That vectors which begin at a sum, or so many before it, are inside.
+    #[inline(always)]
+    fn assert_inside(self, before: usize, lanes: usize) {
+        assert!(before <= self.margin);
+        let last = self.margin + self.count.saturating_sub(1) * self.lanes;
+        assert!(last + self.lanes + lanes <= self.terms.len());
+    }
+
+    /// # Safety
+    ///
+    /// [`Lines::assert_inside`]
+    #[inline(always)]
+    unsafe fn sum<V: Vector<Real = C>>(self, mut at: usize) -> V {
+        let mut sum = V::zero();
+        for _ in 0..self.count {
+            // SAFETY: the caller's.
+            let terms = unsafe { self.terms.get_unchecked(at..at + V::LANES) };
+            sum = sum.add(V::load(terms));
+            at += self.lanes;
+        }
+        sum
+    }
+
+    /// The sums of the windows of each cell, of groups of `stride` cells.
+    /// The cells from `rest` on have `whole` windows, those before one more.
+    #[inline(always)]
+    fn along<V: Vector<Real = C>>(self, [stride, whole, rest]: [usize; 3], cells: &mut [C]) {
+        match stride {
+            1 => self.in_vectors::<V, 1>([whole, rest], cells),
+            2 => self.in_vectors::<V, 2>([whole, rest], cells),
+            3 => self.in_vectors::<V, 3>([whole, rest], cells),
+            _ => self.one_by_one([stride, whole, rest], cells),
+        }
+    }
+
+    /// A vector of groups of `S` cells at a time.
+    #[inline(always)]
+    fn in_vectors<V: Vector<Real = C>, const S: usize>(
+        self,
+        [whole, rest]: [usize; 2],
+        cells: &mut [C],
+    ) {
+        self.assert_inside(whole, V::LANES);
+        for group in (0..self.lanes).step_by(V::LANES) {
+            let at = self.margin + group;
+            let mut of_all = V::zero();
+            for back in 0..whole {
+                // SAFETY: asserted above.
+                of_all = of_all.add(unsafe { self.sum::<V>(at - back) });
+            }
+            let mut of_first = of_all;
+            if rest > 0 {
+                // SAFETY: asserted above.
+                of_first = of_all.add(unsafe { self.sum::<V>(at - whole) });
+            }
+            // What lies behind a line may be the next one's.
+            let left = self.lanes - group;
+            if left < V::LANES {
+                of_all = V::select(V::below(left), of_all, V::zero());
+                of_first = V::select(V::below(left), of_first, V::zero());
+            }
+            let mut phases = [of_all; S];
+            for phase in phases.iter_mut().take(rest) {
+                *phase = of_first;
+            }
+            let cells = &mut cells[group * S..(group + V::LANES) * S];
+            for (i, interleaved) in V::interleave(phases).into_iter().enumerate() {
+                interleaved.store(&mut cells[i * V::LANES..]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn one_by_one(self, [stride, whole, rest]: [usize; 3], cells: &mut [C]) {
+        for group in 0..self.lanes {
+            let at = self.margin + group;
+            let mut of_all = C::default();
+            for back in 0..whole {
+                of_all = of_all.add(self.terms[at - back]);
+            }
+            let cells = &mut cells[group * stride..(group + 1) * stride];
+            cells[..rest].fill(of_all.add(self.terms[at - whole]));
+            cells[rest..].fill(of_all);
         }
     }
 }

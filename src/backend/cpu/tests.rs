@@ -185,14 +185,15 @@ fn definition<T: Poolable>(
 
 /// How the first band of contiguous planes is summed.
 fn way(geometry: &Geometry) -> Way {
-    let ([_, height, width], plan) = (geometry.axes, Plan::forward(geometry));
+    let ([depth, height, width], plan) = (geometry.axes, Plan::forward(geometry));
     let unit = if plan::is_small(geometry) {
         plan::ABREAST
     } else {
         1
     };
     let across = Span::new(&width, 0..plan.columns).times(unit);
-    Way::of(&Span::new(&height, 0..plan.rows), &across)
+    let rows = Span::new(&height, 0..plan.rows);
+    Way::of(depth.window(0).len(), &rows, &across)
 }
 
 /// So that every test below runs each way of every method.

@@ -54,6 +54,8 @@ pub struct Patch<'a, T> {
     pub cells: &'a [T],
     /// From a depth to the next, and from a row.
     steps: [usize; 2],
+    /// From a column to the next: more than one where planes lie abreast.
+    pub across: usize,
     pub sizes: [usize; 3],
 }
 
@@ -142,6 +144,7 @@ impl<'a, T: Element> View<'a, T> {
                 return Patch {
                     cells,
                     steps: [depth, row],
+                    across: 1,
                     sizes,
                 };
             }
@@ -160,6 +163,7 @@ impl<'a, T: Element> View<'a, T> {
         Patch {
             cells: widened,
             steps: [of_depth, columns],
+            across: 1,
             sizes,
         }
     }
@@ -253,8 +257,31 @@ impl<'a, T: Element> View<'a, T> {
         Patch {
             cells: widened,
             steps: [rows * columns * ABREAST, columns * ABREAST],
+            across: ABREAST,
             sizes: [depths, rows, columns * ABREAST],
         }
+    }
+
+    /// An area of [`ABREAST`] planes where it lies, if it can be read there.
+    pub fn patch_abreast_in_place(
+        &self,
+        plane: usize,
+        area: &Area,
+    ) -> Option<Patch<'a, T::Compute>> {
+        let [_, _, depth, row, column] = self.strides;
+        let [d, h, w] = area.first();
+        let first = self.origin(plane) + d * depth + h * row + w * column;
+        let cells = T::computed(&self.data[first..])?;
+        self.is_abreast().then_some(Patch {
+            cells,
+            steps: [depth, row],
+            across: column,
+            sizes: [
+                area.depths.len(),
+                area.rows.len(),
+                area.columns.len() * ABREAST,
+            ],
+        })
     }
 
     /// The cells of an area of planes that lie abreast.
@@ -299,6 +326,7 @@ impl<'a, T> Patch<'a, T> {
         Self {
             cells: std::slice::from_ref(cell),
             steps: [1, 1],
+            across: 1,
             sizes: [1, 1, 1],
         }
     }

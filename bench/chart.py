@@ -4,10 +4,11 @@ import statistics
 
 LABELS, BARS, ROW = 190, 440, 20
 ROWS = {
-    "softpool": "SoftPool, this crate", "torch formula": "SoftPool, formula in PyTorch",
-    "candle formula": "SoftPool, formula in candle", "torch max_pool2d": "max_pool2d, PyTorch",
-    "candle max_pool2d": "max_pool2d, candle", "torch avg_pool2d": "avg_pool2d, PyTorch",
-    "candle avg_pool2d": "avg_pool2d, candle",
+    "softpool": "SoftPool, this crate", "torch compiled formula": "formula, PyTorch compiled",
+    "torch channels-last formula": "formula, channels last", "torch formula": "formula, PyTorch",
+    "onnx formula": "formula, ONNX Runtime", "candle formula": "formula, candle",
+    "torch compiled max_pool2d": "max, PyTorch compiled", "torch channels-last max_pool2d": "max, channels last",
+    "torch max_pool2d": "max, PyTorch", "onnx max_pool2d": "max, ONNX Runtime", "candle max_pool2d": "max, candle",
 }
 
 

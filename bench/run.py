@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Times SoftPool beside candle's and PyTorch's pooling over the same shapes, in alternation.
+"""Times SoftPool beside candle's pooling and Python's over the same shapes, in alternation.
 
-Builds and drives `benches/softpool`, which times SoftPool, candle and a copy of the input, and times PyTorch here where
-Python has it. In every round each contender takes one turn, in another order every round: its threads are woken, it
-makes a first call, and then as many as 20 ms hold, of which the median counts. Ratios are medians of the rounds'
-ratios. On Linux, freed memory stays with each process. Writes the times as JSON, draws a chart, and prints a
-table of bars: what is wanted, what was measured, and whether that is met. Run it on a machine that does nothing else.
+Builds and drives `benches/softpool`, which times SoftPool, candle and a copy of the input, and times PyTorch (eager, with
+channels last, compiled) and ONNX Runtime here, where Python has them (peers.py). In every round each contender takes one
+turn, in another order every round: its threads are woken, it makes a first call, and then as many as 20 ms hold, of
+which the median counts. Ratios are medians of the rounds' ratios. On Linux, freed memory stays with each process. In
+f16 and bf16 SoftPool is timed beside itself in f32 alone. Writes the times as JSON, draws a chart, and prints a table of
+bars: what is wanted, what was measured, and whether that is met. Run it on a machine that does nothing else; it takes
+about eight minutes, half of them for PyTorch to compile (less a second time).
 """
 
 import argparse
@@ -22,12 +24,11 @@ import time
 
 import bars
 import chart
+import peers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # As in benches/softpool: contenders whose turn takes longer (seconds) take part in the first rounds only.
 SLOW, SLOW_ROUNDS = 0.5, 3
-# As there: seconds that short calls are repeated for, and that threads are kept busy for before.
-TURN, WAKING = 20e-3, 5e-3
 # Lets the threads of the one before stop spinning.
 PAUSE = 0.01
 
@@ -45,26 +46,19 @@ def keep_memory():
 def main():
     keep_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--threads", default=f"{os.cpu_count()},1", help="thread counts, the first for the chart")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", default=f"{os.cpu_count()}", help="counts, the first for the chart, such as 2,1")
     parser.add_argument("--dtypes", default="f32,f16,bf16", help="out of f32, f16, bf16, f64")
     parser.add_argument("--shape", default="", help="only the shapes whose name contains this")
     parser.add_argument("--composed", action="store_true", help="SoftPool's composed form too, which takes minutes")
     parser.add_argument("--json", type=pathlib.Path, default=ROOT / "bench" / "results.json")
     parser.add_argument("--svg", type=pathlib.Path, default=ROOT / "docs" / "speed.svg")
     args = parser.parse_args()
-    try:
-        import torch
-    except ImportError:
-        torch = None
-        print("PyTorch is not installed: its part is left out (pip install torch)")
-
-    executable = build()
+    start = time.monotonic()
+    executable, python = build(), peers.Peers()
     results = []
     for threads in map(int, args.threads.split(",")):
         worker = Worker(executable, threads)
-        if torch:
-            torch.set_num_threads(threads)
         for case in worker.ask("cases"):
             if args.shape not in case["name"]:
                 continue
@@ -72,17 +66,17 @@ def main():
                 if case["views"] and dtype != "f32":
                     continue
                 contenders = worker.contenders(dtype, case["name"], args.composed)
-                if torch and not case["views"]:
-                    contenders += torch_contenders(torch, dtype, case)
+                if dtype == "f32" and not case["views"]:
+                    contenders += python.contenders(case, threads)
                 result = {"case": case, "dtype": dtype, "threads": threads, "turns": measure(contenders, args.rounds)}
                 results.append(result)
                 print_result(result)
         worker.close()
 
-    written = {"machine": machine(torch), "rounds": args.rounds, "results": results}
+    written = {"machine": machine(python), "settings": settings(args), "results": results}
     args.json.write_text(json.dumps(written, indent=1) + "\n")
     args.svg.write_text(chart.draw(results))
-    print(f"\nwrote {args.json} and {args.svg}\n")
+    print(f"\nwrote {args.json} and {args.svg} after {(time.monotonic() - start) / 60:.1f} minutes\n")
     bars.show(results)
 
 
@@ -114,7 +108,7 @@ class Worker:
         return [
             (" ".join(name), lambda i=i: self.ask(f"turn {i}"))
             for i, name in enumerate(names)
-            if composed or name[0] != "composed"
+            if wanted(name[0], dtype, composed)
         ]
 
     def close(self):
@@ -122,72 +116,9 @@ class Worker:
         self.process.wait()
 
 
-def torch_contenders(torch, dtype, case):
-    """PyTorch's pooling and the formula, forward, and with autograd's backward."""
-    pool = torch.nn.functional
-    window = {"kernel_size": case["kernel"], "stride": case["stride"], "padding": case["padding"]}
-    dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}[dtype]
-
-    def formula(xs):
-        e = xs.exp()
-        return pool.avg_pool2d(e * xs, **window) / pool.avg_pool2d(e, **window)
-
-    few = torch.zeros(1 << 16)
-
-    def wake():
-        """Keeps all threads busy for long enough that each has a processor of its own, and touches little memory."""
-        start = time.perf_counter()
-        while time.perf_counter() < start + WAKING:
-            few.add_(1)
-
-    xs = torch.randn(case["shape"], dtype=torch.float32).to(dtype)
-    variable = xs.clone().requires_grad_()
-    passes = []
-    for name, function in [
-        ("formula", formula),
-        ("max_pool2d", lambda xs: pool.max_pool2d(xs, **window)),
-        ("avg_pool2d", lambda xs: pool.avg_pool2d(xs, **window)),
-    ]:
-        def forward(function=function):
-            with torch.no_grad():
-                return function(xs)
-
-        ones = torch.ones_like(forward())
-
-        def backward(function=function, ones=ones):
-            ys = function(variable)
-            return ys, torch.autograd.grad(ys, variable, ones)
-
-        passes += [(f"torch {name} forward", Turns(forward, wake)), (f"torch {name} exact", Turns(backward, wake))]
-    return passes
-
-
-class Turns:
-    """A first call of a function as soon as all threads are awake, and those that a TURN holds, at most 100."""
-
-    def __init__(self, function, wake):
-        self.function, self.wake, self.calls = function, wake, None
-
-    def __call__(self):
-        try:
-            if self.calls is None:
-                self.once()
-                first = seconds = self.once()
-                self.calls = int(min(max(TURN / seconds, 1), 100))
-            else:
-                self.wake()
-                first = self.once()
-                seconds = statistics.median(self.once() for _ in range(self.calls))
-        except RuntimeError as error:
-            return {"error": str(error).splitlines()[0]}
-        return {"first": first, "seconds": seconds}
-
-    def once(self):
-        start = time.perf_counter()
-        results = self.function()
-        seconds = time.perf_counter() - start
-        del results
-        return seconds
+def wanted(who, dtype, composed):
+    """In half precision, only what is held against a bar."""
+    return who.startswith(("copy", "softpool")) or (composed if who == "composed" else dtype in ("f32", "f64"))
 
 
 def measure(contenders, rounds):
@@ -226,7 +157,7 @@ def print_result(result):
         print(f"| {name} | {statistics.median(turn['seconds']) * 1e3:.3f} | {copies:.2f} | {softpools} | {first:.3f} |")
 
 
-def machine(torch):
+def machine(python):
     """Where and with what the times were taken."""
     cpu = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
@@ -234,16 +165,31 @@ def machine(torch):
         cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), cpu)
     lock = (ROOT / "Cargo.lock").read_text().split("[[package]]")
     candle = next(p.split('version = "')[1].split('"')[0] for p in lock if 'name = "candle-core"' in p)
-    rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.strip()
     return {
         "cpu": cpu,
         "processors": os.cpu_count(),
         "system": platform.platform(),
         "date": datetime.date.today().isoformat(),
         "candle": candle,
-        "rustc": rustc,
+        "rustc": first_line(["rustc", "--version"]),
         "python": platform.python_version(),
-        "torch": torch.__version__ if torch else None,
+        "compiler": first_line(["c++", "--version"]),
+        **{name: python.versions.get(name) for name in ["torch", "onnxruntime"]},
+    }
+
+
+def first_line(command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.split("\n")[0]
+    except OSError:
+        return None
+
+
+def settings(args):
+    return {
+        "rounds": args.rounds, "slow": SLOW, "slow_rounds": SLOW_ROUNDS, "turn": peers.TURN, "waking": peers.WAKING,
+        "pause": PAUSE, "environment": {name: os.environ.get(name) for name in [*KEEP_MEMORY, "OMP_NUM_THREADS"]},
+        "torch.compile": {"dynamic": False, "backend": "inductor"}, "onnxruntime": "outputs allocated before",
     }
 
 

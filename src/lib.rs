@@ -18,6 +18,7 @@
 //! ```
 #![deny(missing_docs)]
 
+// For this crate's own tests of the kernels. What the documentation hides is no public API: it may change in any release.
 #[doc(hidden)]
 pub mod backend;
 #[doc(hidden)]

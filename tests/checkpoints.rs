@@ -251,6 +251,28 @@ fn tensors_outside_their_block_are_refused() {
     }
 }
 
+/// A few bytes may repeat more often than any memory holds.
+#[test]
+fn what_is_repeated_takes_no_memory() -> Result<()> {
+    let sizes = [i32::MAX, i32::MAX, 2];
+    let pickle = table(&tensor(0, &sizes, &[0, 0, 1]));
+    let weights = Weights::from_bytes(archive(&pickle))?;
+    for dtype in [DType::F32, DType::F64] {
+        let repeated = weights.var_builder(dtype, &CPU).get_unchecked("x")?;
+        assert_eq!(repeated.dims(), sizes.map(|n| n as usize));
+        assert_eq!(repeated.dtype(), dtype);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_size_of_zero_hides_no_sizes_that_cannot_be_counted() {
+    let sizes = [i32::MAX, i32::MAX, i32::MAX, 0];
+    let error = error(&archive(&table(&tensor(0, &sizes, &[1; 4]))));
+    assert!(error.contains("tensor \"x\" of shape"), "{error}");
+    assert!(error.contains("too large"), "{error}");
+}
+
 #[test]
 fn pickles_made_to_do_harm_are_refused() {
     let call = |arguments: &[u8]| table(&[REBUILD, arguments, b"R"].concat());

@@ -547,3 +547,13 @@ fn an_index_that_leads_nowhere() -> Result<()> {
     assert!(error.contains("lost.safetensors"), "{error}");
     Ok(())
 }
+
+#[test]
+fn a_size_of_zero_hides_no_sizes_that_cannot_be_counted() {
+    let header = br#"{"x":{"dtype":"F32","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}}"#;
+    let length = (header.len() as u64).to_le_bytes();
+    let bytes = [&length[..], header].concat();
+    let error = Weights::from_bytes(bytes).err().unwrap().to_string();
+    assert!(error.contains("tensor \"x\" of shape"), "{error}");
+    assert!(error.contains("too large"), "{error}");
+}

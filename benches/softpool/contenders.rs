@@ -1,8 +1,8 @@
 //! Who takes part: a copy of the input, SoftPool, its formula in candle operations, candle's pooling.
 
-use crate::cases::Case;
-use candle_core::{DType, Device, Module, Result, Tensor, Var};
-use candle_softpool::{Gradient, Implementation, SoftPool, SoftPool1d, SoftPool2d, SoftPool3d};
+use crate::cases::{Case, Planes};
+use candle_core::{bail, DType, Device, Module, Result, Tensor, Var};
+use candle_softpool::{Gradient, Implementation, SoftPool};
 use rayon::prelude::*;
 use std::sync::Mutex;
 
@@ -29,9 +29,9 @@ impl Pass {
         match self {
             Self::Forward => "forward",
             Self::Backward(Gradient::Paper) => "paper",
-            Self::Backward(Gradient::Exact) => "exact",
+            Self::Backward(_) => "exact",
             Self::Alone(Gradient::Paper) => "paper alone",
-            Self::Alone(Gradient::Exact) => "exact alone",
+            Self::Alone(_) => "exact alone",
         }
     }
 }
@@ -87,17 +87,41 @@ fn copy(bytes: usize) -> Work {
     })
 }
 
+/// SoftPool in the case's own rank.
 fn softpool(case: &Case, xs: &Tensor, all: &mut Vec<Contender>) -> Result<()> {
-    let pool = SoftPool2d::new(case.kernel)
-        .stride(case.stride)
-        .padding(case.padding);
+    match case.rank() {
+        1 => softpool_of(layer::<1>(case)?, case, xs, all),
+        2 => softpool_of(layer::<2>(case)?, case, xs, all),
+        _ => softpool_of(layer::<3>(case)?, case, xs, all),
+    }
+}
+
+fn layer<const D: usize>(case: &Case) -> Result<SoftPool<D>> {
+    Ok(SoftPool::new(sizes(&case.kernel)?)
+        .stride(sizes(&case.stride)?)
+        .padding(sizes(&case.padding)?))
+}
+
+fn sizes<const D: usize>(sizes: &[usize]) -> Result<[usize; D]> {
+    match sizes.try_into() {
+        Ok(sizes) => Ok(sizes),
+        Err(_) => bail!("{sizes:?} are not {D} sizes"),
+    }
+}
+
+fn softpool_of<const D: usize>(
+    pool: SoftPool<D>,
+    case: &Case,
+    xs: &Tensor,
+    all: &mut Vec<Contender>,
+) -> Result<()> {
     forward("softpool", xs, all, move |xs| pool.forward(xs));
     for gradient in GRADIENTS {
         let pool = pool.gradient(gradient);
         backward("softpool", gradient, xs, all, move |xs| pool.forward(xs))?;
     }
     for gradient in GRADIENTS {
-        alone("softpool", gradient, xs, case, all)?;
+        alone("softpool", pool.gradient(gradient), gradient, xs, all)?;
     }
     if matches!(xs.dtype(), DType::F16 | DType::BF16) {
         let wide = random(&case.shape, DType::F32)?;
@@ -109,19 +133,24 @@ fn softpool(case: &Case, xs: &Tensor, all: &mut Vec<Contender>) -> Result<()> {
             })?;
         }
     }
-    Ok(())
+    let composed = pool
+        .gradient(Gradient::Exact)
+        .implementation(Implementation::Composed);
+    both("composed", xs, all, move |xs| composed.forward(xs))
 }
 
+/// candle's pooling, which knows planes alone.
 fn peers(case: &Case, xs: &Tensor, all: &mut Vec<Contender>) -> Result<()> {
-    let &Case {
+    let Planes {
+        shape,
         kernel,
         stride,
-        padding,
-        ..
-    } = case;
-    let pad = move |xs: &Tensor| match padding {
+        padding: (h, w),
+    } = case.planes();
+    let xs = &xs.reshape(&shape)?;
+    let pad = move |xs: &Tensor| match h + w {
         0 => Ok(xs.clone()),
-        p => xs.pad_with_zeros(2, p, p)?.pad_with_zeros(3, p, p),
+        _ => xs.pad_with_zeros(2, h, h)?.pad_with_zeros(3, w, w),
     };
     let average = move |xs: &Tensor| pad(xs)?.avg_pool2d_with_stride(kernel, stride);
     // The formula as one writes it in candle, without the shift that keeps large activations from overflow.
@@ -131,18 +160,12 @@ fn peers(case: &Case, xs: &Tensor, all: &mut Vec<Contender>) -> Result<()> {
     };
     // Repeated edges never exceed the maximum of their window, which holds the edge.
     let max = move |xs: &Tensor| {
-        match padding {
+        match h + w {
             0 => xs.clone(),
-            p => xs.pad_with_same(2, p, p)?.pad_with_same(3, p, p)?,
+            _ => xs.pad_with_same(2, h, h)?.pad_with_same(3, w, w)?,
         }
         .max_pool2d_with_stride(kernel, stride)
     };
-    let composed = SoftPool2d::new(kernel)
-        .stride(stride)
-        .padding(padding)
-        .gradient(Gradient::Exact)
-        .implementation(Implementation::Composed);
-    both("composed", xs, all, move |xs| composed.forward(xs))?;
     both("candle formula", xs, all, formula)?;
     both("candle max_pool2d", xs, all, max)?;
     both("candle avg_pool2d", xs, all, average)
@@ -150,11 +173,11 @@ fn peers(case: &Case, xs: &Tensor, all: &mut Vec<Contender>) -> Result<()> {
 
 /// Other ranks and layouts of as many bytes.
 fn views(case: &Case, xs: &Tensor, all: &mut Vec<Contender>) -> Result<()> {
-    let [n, c, h, w] = case.shape;
-    let (kernel, stride) = (case.kernel, case.stride);
-    let one = SoftPool1d::new(kernel).stride(stride);
-    let two = SoftPool2d::new(kernel).stride(stride);
-    let three = SoftPool3d::new(kernel).stride(stride);
+    let [n, c, h, w] = sizes(&case.shape)?;
+    let (kernel, stride) = (case.kernel[0], case.stride[0]);
+    let one = SoftPool::<1>::new(kernel).stride(stride);
+    let two = SoftPool::<2>::new(kernel).stride(stride);
+    let three = SoftPool::<3>::new(kernel).stride(stride);
     forward("softpool", xs, all, move |xs| two.forward(xs));
     // Each has its own cells: none finds in the caches what another has just read.
     let line = xs.copy()?.reshape((n, c, h * w))?;
@@ -172,11 +195,12 @@ fn views(case: &Case, xs: &Tensor, all: &mut Vec<Contender>) -> Result<()> {
         forward(who, view, all, move |xs| two.forward(xs));
     }
     for gradient in GRADIENTS {
-        alone("softpool", gradient, xs, case, all)?;
-        alone("1-D", gradient, &line, case, all)?;
-        alone("3-D", gradient, &volume, case, all)?;
+        let two = two.gradient(gradient);
+        alone("softpool", two, gradient, xs, all)?;
+        alone("1-D", one.gradient(gradient), gradient, &line, all)?;
+        alone("3-D", three.gradient(gradient), gradient, &volume, all)?;
         for (who, view) in &strided {
-            alone(who, gradient, view, case, all)?;
+            alone(who, two, gradient, view, all)?;
         }
     }
     Ok(())
@@ -229,32 +253,19 @@ fn both(
 }
 
 /// The backward kernel without autograd, which adds the gradient to zeros.
-fn alone(
+fn alone<const D: usize>(
     who: &str,
+    pool: SoftPool<D>,
     gradient: Gradient,
     xs: &Tensor,
-    case: &Case,
     all: &mut Vec<Contender>,
 ) -> Result<()> {
-    let work = match xs.rank() {
-        3 => backward_kernel::<1>(xs, case, gradient)?,
-        4 => backward_kernel::<2>(xs, case, gradient)?,
-        _ => backward_kernel::<3>(xs, case, gradient)?,
-    };
+    let grad = pool.forward(xs)?.ones_like()?;
+    let xs = xs.clone();
     all.push(Contender {
         who: who.into(),
         pass: Pass::Alone(gradient),
-        work,
+        work: Box::new(move || Ok(vec![pool.backward(&xs, &grad)?])),
     });
     Ok(())
-}
-
-fn backward_kernel<const D: usize>(xs: &Tensor, case: &Case, gradient: Gradient) -> Result<Work> {
-    let pool = SoftPool::<D>::new([case.kernel; D])
-        .stride([case.stride; D])
-        .padding([case.padding; D])
-        .gradient(gradient);
-    let grad = pool.forward(xs)?.ones_like()?;
-    let xs = xs.clone();
-    Ok(Box::new(move || Ok(vec![pool.backward(&xs, &grad)?])))
 }

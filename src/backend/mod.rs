@@ -54,6 +54,7 @@ pub enum Method {
 /// For a window with softmax weights `w`, output `y` and incoming gradient `g`, summed over the windows that hold
 /// the input cell `i`:
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Gradient {
     /// `Σ g·w_i`: the weights are taken as constants, as the paper (section 3.3) and its CUDA op do.
     #[default]

@@ -125,6 +125,11 @@ impl Weights {
                 let Some(known) = names::torchvision(&name) else {
                     continue;
                 };
+                if !countable(&shape) {
+                    let problem =
+                        format!("tensor {name:?} of shape {:?} is too large", shape.dims());
+                    return Err(failed(path, &problem));
+                }
                 let entry = Entry {
                     file: i,
                     name,
@@ -245,8 +250,8 @@ impl Weights {
         };
         let (path, file) = &self.0.files[entry.file];
         // Converted on the CPU: not every device knows every dtype that a file may have.
-        file.load(&entry.name)
-            .and_then(|tensor| tensor.to_dtype(dtype)?.to_device(device))
+        file.load(&entry.name, dtype)
+            .and_then(|tensor| tensor.to_device(device))
             .map_err(|e| failed(path, &format!("tensor {name:?}: {e}")))
     }
 }
@@ -319,12 +324,20 @@ impl File {
         }
     }
 
-    fn load(&self, name: &str) -> Result<Tensor> {
+    fn load(&self, name: &str, dtype: DType) -> Result<Tensor> {
         match self {
-            Self::Safetensors(file) => file.load(name, &Device::Cpu),
-            Self::PyTorch(file) => file.load(name),
+            Self::Safetensors(file) => file.load(name, &Device::Cpu)?.to_dtype(dtype),
+            Self::PyTorch(file) => file.load(name, dtype),
         }
     }
+}
+
+/// Whether the cells, and the strides of its dimensions, can be counted; a size of 0 hides neither.
+fn countable(shape: &Shape) -> bool {
+    let mut sizes = shape.dims().iter().filter(|&&size| size > 0);
+    sizes
+        .try_fold(1usize, |cells, &size| cells.checked_mul(size))
+        .is_some()
 }
 
 /// An error that names the file; a list of tensors wants no backtrace behind it.

@@ -10,6 +10,7 @@ use candle_core::{bail, DType, Module, Result, Tensor, D as Dim};
 
 /// How the pooled values are computed; the result is the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Implementation {
     /// One custom op a pass, with kernels of its own on the CPU, CUDA and Metal.
     #[default]

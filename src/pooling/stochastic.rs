@@ -8,6 +8,7 @@ use crate::op::{places, Pool};
 use crate::unfold::select;
 use candle_core::{ModuleT, Result, Tensor, D as Dim};
 use rand_chacha::rand_core::RngCore;
+use rayon::prelude::*;
 
 /// Stochastic pooling over `D` dimensions, a candle [`ModuleT`] (Zeiler and Fergus, "Stochastic pooling for
 /// regularization of deep convolutional neural networks", ICLR 2013, [arXiv 1301.3557](https://arxiv.org/abs/1301.3557)).
@@ -99,8 +100,9 @@ fn drawn(geometry: &Geometry, xs: &Tensor, draws: &Draws) -> Result<Tensor> {
     let wide = xs.detach().to_dtype(dtype)?;
     // Not `relu`, which would turn NaN into 0; without a positive activation all cells are equally likely.
     let rates = (select(&wide.le(0.0)?.eq(0u8)?, &wide, 0.0)? + LEAST_RATE)?;
-    let times = Tensor::from_vec(times(draws, xs.elem_count()), xs.shape(), xs.device())?;
-    let keys = rates.log()?.sub(&times.to_dtype(dtype)?.log()?)?;
+    let times = log_times(draws, xs.elem_count());
+    let times = Tensor::from_vec(times, xs.shape(), xs.device())?;
+    let keys = rates.log()?.sub(&times.to_dtype(dtype)?)?;
     let places = places(&keys, geometry)?;
     let lead = xs.rank() - geometry.rank;
     let planes: usize = xs.dims()[..lead].iter().product();
@@ -116,11 +118,22 @@ fn drawn(geometry: &Geometry, xs: &Tensor, draws: &Draws) -> Result<Tensor> {
 /// The rate of cells that are not positive: nothing beside one that is.
 const LEAST_RATE: f64 = 1e-30;
 
-/// Exponential variates, one a cell.
-fn times(draws: &Draws, count: usize) -> Vec<f32> {
-    let mut rng = draws.next_pass();
+/// Cells whose times are drawn together.
+const DRAWN: usize = 1 << 12;
+
+/// Logarithms of exponential variates, one a cell.
+fn log_times(draws: &Draws, count: usize) -> Vec<f32> {
+    let rng = draws.next_pass();
     let uniform = |bits: u32| (f64::from(bits) + 0.5) / f64::from(u32::MAX) / (1.0 + 1e-9);
-    (0..count)
-        .map(|_| -uniform(rng.next_u32()).ln() as f32)
-        .collect()
+    let mut times = vec![0.0; count];
+    let parts = times.par_chunks_mut(DRAWN).enumerate();
+    parts.for_each(|(part, times)| {
+        // Every cell has a number of its own, whichever thread draws it.
+        let mut rng = rng.clone();
+        rng.set_word_pos((part * DRAWN) as u128);
+        for time in times {
+            *time = (-uniform(rng.next_u32()).ln() as f32).ln();
+        }
+    });
+    times
 }

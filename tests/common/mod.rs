@@ -281,6 +281,17 @@ impl Pool {
 
     /// The definition, window by window in f64, of an input and the gradient of its output.
     pub fn definition(&self, xs: &Tensor, grad: &Tensor) -> Result<Definition> {
+        self.definition_by(xs, grad, |_, window| self.window(window))
+    }
+
+    /// The definition of any pooling: of a window's places in the input and its activations, the output and how it
+    /// moves with each of them.
+    pub fn definition_by(
+        &self,
+        xs: &Tensor,
+        grad: &Tensor,
+        pool: impl Fn(&[usize], &[f64]) -> (f64, Vec<f64>),
+    ) -> Result<Definition> {
         let lead = xs.rank() - self.rank;
         let planes: usize = xs.dims()[..lead].iter().product();
         let mut size = [1; 3];
@@ -301,7 +312,7 @@ impl Pool {
                     .collect();
                 let window: Vec<f64> = cells.iter().map(|&i| x[i]).collect();
                 let g = g[all.output.len()];
-                let (y, slopes) = self.window(&window);
+                let (y, slopes) = pool(&cells, &window);
                 let finite = window.iter().filter(|x| x.is_finite());
                 all.output_scale
                     .push(finite.fold(0.0, |a, x| x.abs().max(a)));
@@ -356,7 +367,7 @@ impl Pool {
         let slope = |x: f64| match (weight(x) / total, self.gradient) {
             (0.0, _) => 0.0,
             (w, Gradient::Paper) => w,
-            (w, Gradient::Exact) => w + w * above(x, y),
+            (w, _) => w + w * above(x, y),
         };
         (y, window.iter().map(|&x| slope(x)).collect())
     }
@@ -378,8 +389,9 @@ impl Pool {
         self.assert_rounded("gradient", &dx, dx_wanted, dx_scale, false);
     }
 
+    /// Asserts that every value is the wanted one, rounded to the dtype once, within the arithmetic's error.
     #[track_caller]
-    fn assert_rounded(
+    pub fn assert_rounded(
         &self,
         what: &str,
         found: &Tensor,

@@ -10,8 +10,8 @@ use std::ops::Range;
 /// Cells of a band of activations: what stays in a core's nearest cache with its sums.
 const BAND_CELLS: usize = 1 << 13;
 
-/// Sums of columns that are made before they are summed along the rows.
-const LINE_SUMS: usize = 1 << 14;
+/// Sums of columns that are made before they are summed along the rows: with planes abreast a band has many more.
+const LINE_SUMS: usize = BAND_CELLS;
 
 /// Terms of a cell that are added up without a line of sums of theirs.
 pub const FEW_TERMS: usize = 6;
@@ -24,6 +24,9 @@ pub const TASK_CELLS: usize = 1 << 14;
 
 /// Cells that one thread is done with sooner than another has woken up.
 pub const SERIAL_CELLS: usize = 1 << 15;
+
+/// Cells of planes whose scratch memory threads keep from call to call: more would be much to hold on to.
+pub const KEPT_CELLS: usize = 1 << 15;
 
 /// Planes whose cells lie side by side where they are pooled abreast.
 pub const ABREAST: usize = MOST_LANES;

@@ -80,9 +80,9 @@ impl Archive {
             .collect()
     }
 
-    pub fn load(&self, name: &str) -> Result<Tensor> {
+    pub fn load(&self, name: &str, dtype: DType) -> Result<Tensor> {
         match self.tensors.get(name) {
-            Some(layout) => layout.tensor(&self.block(&layout.block)?),
+            Some(layout) => layout.tensor(&self.block(&layout.block)?, dtype),
             None => bail!("it is gone"),
         }
     }
@@ -356,14 +356,15 @@ impl Layout {
         dims.map(|(&size, &stride)| if stride == 0 { (1, 0) } else { (size, stride) })
     }
 
-    fn tensor(&self, block: &[u8]) -> Result<Tensor> {
+    /// Its numbers as `wanted`.
+    fn tensor(&self, block: &[u8], wanted: DType) -> Result<Tensor> {
         let dtype = match &self.dtype {
             Ok(dtype) => *dtype,
             Err(name) => bail!("of {name}, which candle does not know"),
         };
         let bytes = dtype.size_in_bytes();
         if self.sizes.contains(&0) {
-            return Tensor::zeros(self.sizes.as_slice(), dtype, &Device::Cpu);
+            return Tensor::zeros(self.sizes.as_slice(), wanted, &Device::Cpu);
         }
         if !self.fits(block.len() / bytes) {
             bail!(
@@ -386,7 +387,9 @@ impl Layout {
                 &gathered
             }
         };
+        // Repeated last: that takes no memory, however often.
         Tensor::from_raw_buffer(numbers, dtype, &shape, &Device::Cpu)?
+            .to_dtype(wanted)?
             .broadcast_as(self.sizes.as_slice())
     }
 

@@ -1,15 +1,34 @@
 //! Pooling as candle custom ops: the forward pass, and the backward pass that its `bwd` runs.
 
-#[cfg(feature = "cuda")]
-use crate::backend::cuda;
-#[cfg(feature = "metal")]
-use crate::backend::metal;
 use crate::backend::{cpu, Gradient, Method};
 use crate::geometry::Geometry;
 use candle_core::{
     bail, CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, MetalStorage, Result,
     Shape, Tensor,
 };
+
+/// An op's passes on GPUs: of the op and of each tensor's storage and layout, by the backend's functions.
+macro_rules! on_gpus {
+    (|$op:ident, $($storage:ident, $layout:ident),+| $gpu:ident => $body:expr) => {
+        on_gpus!(@on "cuda", cuda, cuda_fwd, CudaStorage, $op, $gpu, ($($storage, $layout),+), $body);
+        on_gpus!(@on "metal", metal, metal_fwd, MetalStorage, $op, $gpu, ($($storage, $layout),+), $body);
+    };
+    (@on $feature:literal, $backend:ident, $fwd:ident, $Storage:ident, $op:ident, $gpu:ident,
+     ($($storage:ident, $layout:ident),+), $body:expr) => {
+        #[cfg(feature = $feature)]
+        fn $fwd(&self, $($storage: &$Storage, $layout: &Layout),+) -> Result<($Storage, Shape)> {
+            use crate::backend::$backend as $gpu;
+            let $op = self;
+            $body
+        }
+
+        #[cfg(not(feature = $feature))]
+        fn $fwd(&self, $($storage: &$Storage, $layout: &Layout),+) -> Result<($Storage, Shape)> {
+            $(let _ = ($storage, $layout);)+
+            bail!("pooling on this device: candle-softpool was built without its feature `{}`", $feature)
+        }
+    };
+}
 
 /// Pooling of activations; with logits, an op of both.
 #[derive(Clone, Copy)]
@@ -45,27 +64,10 @@ impl CustomOp1 for Places {
         Ok((CpuStorage::U32(places), g.output_shape(layout.shape())))
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(&self, input: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let places = cuda::places(input, layout, &self.0)?;
-        Ok((places, self.0.output_shape(layout.shape())))
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        no_cuda()
-    }
-
-    #[cfg(feature = "metal")]
-    fn metal_fwd(&self, input: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
-        let places = metal::places(input, layout, &self.0)?;
-        Ok((places, self.0.output_shape(layout.shape())))
-    }
-
-    #[cfg(not(feature = "metal"))]
-    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
-        no_metal()
-    }
+    on_gpus!(|op, input, layout| gpu => {
+        let places = gpu::places(input, layout, &op.0)?;
+        Ok((places, op.0.output_shape(layout.shape())))
+    });
 }
 
 /// The index in its plane of the largest activation of each window: the first of several.
@@ -113,16 +115,6 @@ macro_rules! dispatch {
     (@pattern $dtype:ident ($($storage:ident),+)) => { ($(CpuStorage::$dtype($storage),)+) };
 }
 
-#[cfg(not(feature = "cuda"))]
-fn no_cuda<T>() -> Result<T> {
-    bail!("pooling on a CUDA device: candle-softpool was built without its feature `cuda`")
-}
-
-#[cfg(not(feature = "metal"))]
-fn no_metal<T>() -> Result<T> {
-    bail!("pooling on a Metal device: candle-softpool was built without its feature `metal`")
-}
-
 /// The shape of the gradients of activations and logits, one behind the other.
 fn both(layout: &Layout) -> Shape {
     let mut dims = vec![2];
@@ -143,29 +135,11 @@ impl CustomOp1 for Pool {
         Ok((output, g.output_shape(layout.shape())))
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(&self, input: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let g = &self.geometry;
-        let output = cuda::forward(cuda::Tensors::new(input, layout), g, self.method)?;
-        Ok((output, g.output_shape(layout.shape())))
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        no_cuda()
-    }
-
-    #[cfg(feature = "metal")]
-    fn metal_fwd(&self, input: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
-        let g = &self.geometry;
-        let output = metal::forward(metal::Tensors::new(input, layout), g, self.method)?;
-        Ok((output, g.output_shape(layout.shape())))
-    }
-
-    #[cfg(not(feature = "metal"))]
-    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
-        no_metal()
-    }
+    on_gpus!(|op, input, layout| gpu => {
+        let tensors = gpu::Tensors::new(input, layout);
+        let output = gpu::forward(tensors, &op.geometry, op.method)?;
+        Ok((output, op.geometry.output_shape(layout.shape())))
+    });
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         self.backward(xs, grad).map(Some)
@@ -195,61 +169,11 @@ impl CustomOp2 for Pool {
         Ok((output, g.output_shape(layout.shape())))
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        input: &CudaStorage,
-        layout: &Layout,
-        logits: &CudaStorage,
-        of_logits: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let g = &self.geometry;
-        let tensors = cuda::Tensors {
-            logits: Some((logits, of_logits)),
-            ..cuda::Tensors::new(input, layout)
-        };
-        let output = cuda::forward(tensors, g, self.method)?;
-        Ok((output, g.output_shape(layout.shape())))
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        no_cuda()
-    }
-
-    #[cfg(feature = "metal")]
-    fn metal_fwd(
-        &self,
-        input: &MetalStorage,
-        layout: &Layout,
-        logits: &MetalStorage,
-        of_logits: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        let g = &self.geometry;
-        let tensors = metal::Tensors {
-            logits: Some((logits, of_logits)),
-            ..metal::Tensors::new(input, layout)
-        };
-        let output = metal::forward(tensors, g, self.method)?;
-        Ok((output, g.output_shape(layout.shape())))
-    }
-
-    #[cfg(not(feature = "metal"))]
-    fn metal_fwd(
-        &self,
-        _: &MetalStorage,
-        _: &Layout,
-        _: &MetalStorage,
-        _: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        no_metal()
-    }
+    on_gpus!(|op, input, layout, logits, of_logits| gpu => {
+        let tensors = gpu::Tensors::new(input, layout).with_logits(logits, of_logits);
+        let output = gpu::forward(tensors, &op.geometry, op.method)?;
+        Ok((output, op.geometry.output_shape(layout.shape())))
+    });
 
     fn bwd(
         &self,
@@ -288,69 +212,12 @@ impl CustomOp2 for Backward {
         Ok((cells, layout.shape().clone()))
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        input: &CudaStorage,
-        layout: &Layout,
-        grad: &CudaStorage,
-        of_grad: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let tensors = cuda::Tensors {
-            grad: Some((grad, of_grad)),
-            ..cuda::Tensors::new(input, layout)
-        };
-        let Pool {
-            geometry,
-            method,
-            gradient,
-        } = &self.0;
-        let output = cuda::backward(tensors, geometry, *method, *gradient)?;
+    on_gpus!(|op, input, layout, grad, of_grad| gpu => {
+        let tensors = gpu::Tensors::new(input, layout).with_grad(grad, of_grad);
+        let Pool { geometry, method, gradient } = op.0;
+        let output = gpu::backward(tensors, &geometry, method, gradient)?;
         Ok((output, layout.shape().clone()))
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        no_cuda()
-    }
-
-    #[cfg(feature = "metal")]
-    fn metal_fwd(
-        &self,
-        input: &MetalStorage,
-        layout: &Layout,
-        grad: &MetalStorage,
-        of_grad: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        let tensors = metal::Tensors {
-            grad: Some((grad, of_grad)),
-            ..metal::Tensors::new(input, layout)
-        };
-        let Pool {
-            geometry,
-            method,
-            gradient,
-        } = &self.0;
-        let output = metal::backward(tensors, geometry, *method, *gradient)?;
-        Ok((output, layout.shape().clone()))
-    }
-
-    #[cfg(not(feature = "metal"))]
-    fn metal_fwd(
-        &self,
-        _: &MetalStorage,
-        _: &Layout,
-        _: &MetalStorage,
-        _: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        no_metal()
-    }
+    });
 }
 
 impl CustomOp3 for Backward {
@@ -383,77 +250,12 @@ impl CustomOp3 for Backward {
         Ok((output, both(layout)))
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        input: &CudaStorage,
-        layout: &Layout,
-        logits: &CudaStorage,
-        of_logits: &Layout,
-        grad: &CudaStorage,
-        of_grad: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let tensors = cuda::Tensors {
-            x: (input, layout),
-            logits: Some((logits, of_logits)),
-            grad: Some((grad, of_grad)),
-        };
-        let Pool {
-            geometry,
-            method,
-            gradient,
-        } = &self.0;
-        let output = cuda::backward(tensors, geometry, *method, *gradient)?;
+    on_gpus!(|op, input, layout, logits, of_logits, grad, of_grad| gpu => {
+        let tensors = gpu::Tensors::new(input, layout)
+            .with_logits(logits, of_logits)
+            .with_grad(grad, of_grad);
+        let Pool { geometry, method, gradient } = op.0;
+        let output = gpu::backward(tensors, &geometry, method, gradient)?;
         Ok((output, both(layout)))
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        no_cuda()
-    }
-
-    #[cfg(feature = "metal")]
-    fn metal_fwd(
-        &self,
-        input: &MetalStorage,
-        layout: &Layout,
-        logits: &MetalStorage,
-        of_logits: &Layout,
-        grad: &MetalStorage,
-        of_grad: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        let tensors = metal::Tensors {
-            x: (input, layout),
-            logits: Some((logits, of_logits)),
-            grad: Some((grad, of_grad)),
-        };
-        let Pool {
-            geometry,
-            method,
-            gradient,
-        } = &self.0;
-        let output = metal::backward(tensors, geometry, *method, *gradient)?;
-        Ok((output, both(layout)))
-    }
-
-    #[cfg(not(feature = "metal"))]
-    fn metal_fwd(
-        &self,
-        _: &MetalStorage,
-        _: &Layout,
-        _: &MetalStorage,
-        _: &Layout,
-        _: &MetalStorage,
-        _: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        no_metal()
-    }
+    });
 }

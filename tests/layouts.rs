@@ -3,7 +3,7 @@
 mod common;
 
 use candle_core::{DType, Device, IndexOp, Module, Result, Tensor, Var};
-use candle_softpool::{backend, geometry, Gradient, SoftPool2d};
+use candle_softpool::{backend, geometry, Gradient, Lip2d, SoftPool2d};
 use common::{assert_close, assert_same, dtypes, normal, randn, values, Pool};
 
 type View = fn(&Tensor) -> Result<Tensor>;
@@ -238,6 +238,28 @@ fn incoming_gradients_in_any_layout() -> Result<()> {
             run(cells, layout)?,
             run(&copy, &Layout::contiguous((2, 3, 4, 5)))?
         );
+    }
+    Ok(())
+}
+
+/// Activations, logits and the gradient each lie in memory in their own way.
+#[test]
+fn logits_that_lie_otherwise_give_the_bits_of_their_copies() -> Result<()> {
+    let xs = Var::from_tensor(&randn(1, 2.0, (2, 3, 6, 8), DType::F32)?)?;
+    let logits = Var::from_tensor(&randn(2, 2.0, (2, 3, 8, 6), DType::F32)?)?;
+    for pool in [Lip2d::new(2), Lip2d::new(3).stride(1)] {
+        let through = |logits: &Tensor| -> Result<_> {
+            let ys = pool.forward_with(xs.as_tensor(), logits)?;
+            let grads = (&ys * &ys)?.sum_all()?.backward()?;
+            Ok((ys, grads))
+        };
+        let view = logits.t()?;
+        let (ys, grads) = through(&view)?;
+        let (ys2, grads2) = through(&view.force_contiguous()?)?;
+        assert_same(&ys, &ys2);
+        for var in [&xs, &logits] {
+            assert_same(grads.get(var).unwrap(), grads2.get(var).unwrap());
+        }
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! The CUDA backend: the kernels of `cuda/softpool.cu`, launched on candle's stream.
 
 use super::cpu::Element;
-use super::params::{Layouts, Params};
+use super::params::Params;
 use super::plan::{self, Kernel, Launch, Plan};
+pub use super::tensors::Tensors;
 use super::{Gradient, Method};
 use crate::geometry::Geometry;
-use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg,
 };
@@ -38,53 +38,19 @@ macro_rules! dispatch {
     (@pattern $dtype:ident ($($storage:ident),+)) => { ($(CudaStorageSlice::$dtype($storage),)+) };
 }
 
-/// A tensor on the device.
-pub type Cells<'a> = (&'a CudaStorage, &'a Layout);
-
-/// The tensors of a pass.
-#[derive(Clone, Copy)]
-pub struct Tensors<'a> {
-    /// The activations.
-    pub x: Cells<'a>,
-    /// Their logits, if the method has some.
-    pub logits: Option<Cells<'a>>,
-    /// The gradient of the output, in a backward pass.
-    pub grad: Option<Cells<'a>>,
-}
-
-impl<'a> Tensors<'a> {
-    /// Of the activations alone.
-    pub fn new(x: &'a CudaStorage, layout: &'a Layout) -> Self {
-        Self {
-            x: (x, layout),
-            logits: None,
-            grad: None,
-        }
-    }
-
-    fn dtype(&self) -> DType {
-        self.x.0.dtype()
-    }
-
-    /// How they lie in memory.
-    pub fn layouts(&self) -> Layouts<'a> {
-        Layouts {
-            input: self.x.1,
-            logits: self.logits.map(|cells| cells.1),
-            grad: self.grad.map(|cells| cells.1),
-        }
-    }
-}
-
 /// The outputs of every plane, contiguous.
-pub fn forward(tensors: Tensors, geometry: &Geometry, method: Method) -> Result<CudaStorage> {
+pub fn forward(
+    tensors: Tensors<CudaStorage>,
+    geometry: &Geometry,
+    method: Method,
+) -> Result<CudaStorage> {
     let plan = plan::forward(tensors.dtype(), tensors.layouts(), geometry, method)?;
     run(&plan, tensors)
 }
 
 /// The gradient of the activations from that of the outputs, contiguous, and behind it that of the logits if the method has some.
 pub fn backward(
-    tensors: Tensors,
+    tensors: Tensors<CudaStorage>,
     geometry: &Geometry,
     method: Method,
     gradient: Gradient,
@@ -100,22 +66,20 @@ pub fn places(x: &CudaStorage, layout: &Layout, geometry: &Geometry) -> Result<C
     let plan = plan::places(tensors.dtype(), tensors.layouts(), geometry)?;
     dispatch!((x), {
         let x = x.slice(layout.start_offset().min(x.len())..);
-        find_places(tensors.x.0.device(), &plan, &x)
+        find_places(tensors.device(), &plan, &x)
     })
 }
 
-/// The output of a plan. What a pass lacks, its kernels have no use for.
-pub fn run(plan: &Plan, tensors: Tensors) -> Result<CudaStorage> {
-    let (x, x_layout) = tensors.x;
-    let (z, z_layout) = tensors.logits.unwrap_or(tensors.x);
-    let (g, g_layout) = tensors.grad.unwrap_or(tensors.x);
+/// The output of a plan.
+pub fn run(plan: &Plan, tensors: Tensors<CudaStorage>) -> Result<CudaStorage> {
+    let [(x, x_layout), (z, z_layout), (g, g_layout)] = tensors.arguments();
     dispatch!((x, z, g), {
         let inputs = [
             x.slice(x_layout.start_offset().min(x.len())..),
             z.slice(z_layout.start_offset().min(z.len())..),
             g.slice(g_layout.start_offset().min(g.len())..),
         ];
-        launch_all(tensors.x.0.device(), plan, &inputs)
+        launch_all(tensors.device(), plan, &inputs)
     })
 }
 

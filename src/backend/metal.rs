@@ -1,8 +1,8 @@
 //! The Metal backend: the kernels of `metal/softpool.metal`, encoded into candle's command buffers.
 
 use super::metal_source;
-use super::params::Layouts;
 use super::plan::{self, Launch, Plan};
+pub use super::tensors::Tensors;
 use super::{Gradient, Method};
 use crate::geometry::Geometry;
 use candle_core::backend::BackendStorage;
@@ -14,66 +14,25 @@ use objc2_metal::{MTLCompileOptions, MTLLanguageVersion, MTLSize};
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-/// A tensor on the device.
-pub type Cells<'a> = (&'a MetalStorage, &'a Layout);
-
-/// The tensors of a pass.
-#[derive(Clone, Copy)]
-pub struct Tensors<'a> {
-    /// The activations.
-    pub x: Cells<'a>,
-    /// Their logits, if the method has some.
-    pub logits: Option<Cells<'a>>,
-    /// The gradient of the output, in a backward pass.
-    pub grad: Option<Cells<'a>>,
-}
-
-impl<'a> Tensors<'a> {
-    /// Of the activations alone.
-    pub fn new(x: &'a MetalStorage, layout: &'a Layout) -> Self {
-        Self {
-            x: (x, layout),
-            logits: None,
-            grad: None,
-        }
-    }
-
-    /// How they lie in memory.
-    pub fn layouts(&self) -> Layouts<'a> {
-        Layouts {
-            input: self.x.1,
-            logits: self.logits.map(|cells| cells.1),
-            grad: self.grad.map(|cells| cells.1),
-        }
-    }
-
-    /// The dtype that they share, one that the kernels take.
-    fn dtype(&self) -> Result<DType> {
-        let all = [Some(self.x), self.logits, self.grad];
-        let dtypes: Vec<_> = all
-            .into_iter()
-            .flatten()
-            .map(|cells| cells.0.dtype())
-            .collect();
-        check(&dtypes)
-    }
-}
-
 /// The outputs of every plane, contiguous.
-pub fn forward(tensors: Tensors, geometry: &Geometry, method: Method) -> Result<MetalStorage> {
-    let dtype = tensors.dtype()?;
+pub fn forward(
+    tensors: Tensors<MetalStorage>,
+    geometry: &Geometry,
+    method: Method,
+) -> Result<MetalStorage> {
+    let dtype = dtype_of(&tensors)?;
     let plan = plan::forward(dtype, tensors.layouts(), geometry, method)?;
     run(dtype, &plan, tensors)
 }
 
 /// The gradient of the activations from that of the outputs, contiguous, and behind it that of the logits if the method has some.
 pub fn backward(
-    tensors: Tensors,
+    tensors: Tensors<MetalStorage>,
     geometry: &Geometry,
     method: Method,
     gradient: Gradient,
 ) -> Result<MetalStorage> {
-    let dtype = tensors.dtype()?;
+    let dtype = dtype_of(&tensors)?;
     let plan = plan::backward(dtype, tensors.layouts(), geometry, method, gradient)?;
     run(dtype, &plan, tensors)
 }
@@ -81,7 +40,7 @@ pub fn backward(
 /// The index in its plane of the largest activation of each window, in u32.
 pub fn places(x: &MetalStorage, layout: &Layout, geometry: &Geometry) -> Result<MetalStorage> {
     let tensors = Tensors::new(x, layout);
-    let dtype = tensors.dtype()?;
+    let dtype = dtype_of(&tensors)?;
     let plan = plan::places(dtype, tensors.layouts(), geometry)?;
     let device = x.device();
     let places = buffer(device, plan.output, DType::U32)?;
@@ -95,8 +54,9 @@ pub fn places(x: &MetalStorage, layout: &Layout, geometry: &Geometry) -> Result<
     ))
 }
 
-/// The dtype, if it is one and the same, which the kernels take.
-fn check(dtypes: &[DType]) -> Result<DType> {
+/// The dtype that they share, one that the kernels take.
+fn dtype_of(tensors: &Tensors<MetalStorage>) -> Result<DType> {
+    let dtypes = tensors.dtypes();
     match dtypes[0] {
         dtype @ (DType::F16 | DType::BF16 | DType::F32) if dtypes.iter().all(|d| *d == dtype) => {
             Ok(dtype)
@@ -114,8 +74,8 @@ fn buffer(device: &MetalDevice, elements: usize, dtype: DType) -> Result<Arc<Buf
 }
 
 /// The output of a plan.
-fn run(dtype: DType, plan: &Plan, tensors: Tensors) -> Result<MetalStorage> {
-    let device = tensors.x.0.device();
+fn run(dtype: DType, plan: &Plan, tensors: Tensors<MetalStorage>) -> Result<MetalStorage> {
+    let device = tensors.device();
     let output = buffer(device, plan.output, dtype)?;
     let scratch = match plan.scratch {
         0 => None,
@@ -136,18 +96,13 @@ fn encode_all(
     device: &MetalDevice,
     dtype: DType,
     plan: &Plan,
-    tensors: Tensors,
+    tensors: Tensors<MetalStorage>,
     outputs: [&Buffer; 2],
 ) -> Result<()> {
     if plan.launches.is_empty() {
         return Ok(());
     }
-    // What a pass lacks, its kernels have no use for.
-    let inputs = [
-        tensors.x,
-        tensors.logits.unwrap_or(tensors.x),
-        tensors.grad.unwrap_or(tensors.x),
-    ];
+    let inputs = tensors.arguments();
     let inputs = inputs.map(|(storage, layout)| buffer_o(storage.buffer(), layout, dtype));
     // Before the encoder, which holds candle's lock: compiling takes a while.
     let pipelines = pipelines(device, dtype, &plan.launches)?;

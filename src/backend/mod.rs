@@ -9,6 +9,7 @@ pub mod metal;
 pub mod metal_source;
 pub mod params;
 pub mod plan;
+pub mod tensors;
 
 /// What a kernel is told besides the geometry.
 #[doc(hidden)]

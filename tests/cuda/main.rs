@@ -19,9 +19,14 @@ use definition::Definition;
 use proptest::test_runner::{Config, TestCaseError, TestRng, TestRunner};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Barrier;
 
 const DTYPES: [DType; 4] = [DType::F16, DType::BF16, DType::F32, DType::F64];
 const CASES: u32 = 1000;
+const SOFT_POOL: Method = Method::SoftPool(Weighting {
+    beta: 1.0,
+    nan_to_num: false,
+});
 
 /// Kernels with a dtype, and with an index.
 type Ran = BTreeSet<(String, &'static str)>;
@@ -61,40 +66,86 @@ fn random_passes_are_the_definition() {
     );
 }
 
-/// Candle lets each load it, and the later ones replace and unload what the earlier ones are still running.
+/// Many kernels give the same results as others, so that only their names tell. Candle lets each of the threads that miss a
+/// module load it, and the later ones replace and unload what the earlier ones are still running.
 #[test]
-fn threads_that_pool_at_once_load_a_module_once() {
+fn a_launch_runs_the_kernel_that_it_names_of_a_module_loaded_once() {
     if !common::device().is_cuda() {
         println!("skipped: SOFTPOOL_TEST_DEVICE is not cuda");
         return;
     }
     let report = tempfile::NamedTempFile::new().unwrap();
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "pool_at_once"])
+        .args(["--ignored", "--exact", "launch_every_kernel"])
         .env("SOFTPOOL_CUDA_REPORT", report.path())
         .output()
         .unwrap();
     assert!(child.status.success(), "{child:?}");
     let lines = std::fs::read_to_string(report.path()).unwrap();
-    if !lines.is_empty() {
-        // The driver of these tests writes it, NVIDIA's does not.
-        assert!(lines.contains("call cuModuleLoadData times 1\n"), "{lines}");
+    // The driver of these tests writes it, NVIDIA's does not.
+    if lines.is_empty() {
+        return;
     }
+    let mut modules = BTreeSet::new();
+    for (kernel, wide, dtype) in every_kernel() {
+        let function = plan::function(kernel, wide, dtype);
+        let launched = format!("kernel {function} launches {THREADS} ");
+        assert!(lines.contains(&launched), "no {launched} in {lines}");
+        modules.insert(plan::module(kernel, wide, dtype));
+    }
+    let loaded = format!("call cuModuleLoadData times {}\n", modules.len());
+    assert!(lines.contains(&loaded), "no {loaded} in {lines}");
 }
 
+const THREADS: usize = 8;
+
+/// By several threads at once.
 #[test]
-#[ignore = "the test above runs it and counts"]
-fn pool_at_once() {
-    let xs = common::randn(1, 1.0, (1, 2, 16, 16), DType::F32).unwrap();
-    let all = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| candle_softpool::soft_pool2d(&xs, 2).unwrap()))
-            .collect();
-        let all = threads.into_iter().map(|thread| thread.join().unwrap());
-        all.collect::<Vec<_>>()
+#[ignore = "the test above runs it and reads what the driver counted"]
+fn launch_every_kernel() {
+    let device = common::device();
+    let together = Barrier::new(THREADS);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for (kernel, wide, dtype) in every_kernel() {
+                    let xs = Tensor::zeros((1, 1, 2, 2), dtype, &device).unwrap();
+                    together.wait();
+                    launch_idle(kernel, wide, &xs).unwrap();
+                }
+            });
+        }
     });
-    let wanted = common::values(&all[0]).unwrap();
-    assert!(all.iter().all(|ys| common::values(ys).unwrap() == wanted));
+}
+
+/// With nothing to do, so that the same arguments serve all kernels.
+fn launch_idle(kernel: Kernel, wide: bool, xs: &Tensor) -> Result<()> {
+    let geometry = Geometry::new("idle", &sliding(2, 2, 0), xs.dims())?;
+    let (x, layout) = xs.storage_and_layout();
+    let Storage::Cuda(x) = &*x else {
+        panic!("SOFTPOOL_TEST_DEVICE is not cuda")
+    };
+    let tensors = Tensors::new(x, layout);
+    let mut plan = plan::forward(xs.dtype(), tensors.layouts(), &geometry, SOFT_POOL)?;
+    let launch = &mut plan.launches[0];
+    (launch.kernel, launch.wide) = (kernel, wide);
+    launch.params.items = 0;
+    cuda::run(&plan, tensors).map(drop)
+}
+
+fn every_kernel() -> impl Iterator<Item = (Kernel, bool, DType)> {
+    let wide = |kernel| [(kernel, false), (kernel, true)];
+    let all = Kernel::all().flat_map(wide);
+    all.flat_map(|(kernel, wide)| DTYPES.map(|dtype| (kernel, wide, dtype)))
+}
+
+fn sliding(kernel: usize, stride: usize, padding: usize) -> Windows<2> {
+    Windows::Sliding {
+        kernel: [kernel; 2],
+        stride: [stride; 2],
+        padding: [padding; 2],
+        ceil_mode: false,
+    }
 }
 
 /// The pass that SOFTPOOL_COUNTED names, such as `forward 3 2 1`, once in every dtype.
@@ -106,17 +157,7 @@ fn counted() {
     let words: Vec<&str> = named.split(' ').collect();
     let [k, s, p] = [1, 2, 3].map(|i| words[i].parse::<usize>().unwrap());
     let dims = [1, 8, 56, 56];
-    let windows = Windows::Sliding {
-        kernel: [k; 2],
-        stride: [s; 2],
-        padding: [p; 2],
-        ceil_mode: false,
-    };
-    let geometry = Geometry::new("counted", &windows, &dims).unwrap();
-    let method = Method::SoftPool(Weighting {
-        beta: 1.0,
-        nan_to_num: false,
-    });
+    let geometry = Geometry::new("counted", &sliding(k, s, p), &dims).unwrap();
     for dtype in DTYPES {
         let xs = common::randn(1, 1.0, dims.as_slice(), dtype).unwrap();
         let grad = common::randn(2, 1.0, geometry.output_shape(xs.shape()), dtype).unwrap();
@@ -125,13 +166,10 @@ fn counted() {
         let (Storage::Cuda(x), Storage::Cuda(dy)) = (&*x, &*dy) else {
             panic!("SOFTPOOL_TEST_DEVICE is not cuda")
         };
-        let tensors = Tensors {
-            grad: Some((dy, dy_layout)),
-            ..Tensors::new(x, x_layout)
-        };
-        let backward = |gradient| cuda::backward(tensors, &geometry, method, gradient);
+        let tensors = Tensors::new(x, x_layout).with_grad(dy, dy_layout);
+        let backward = |gradient| cuda::backward(tensors, &geometry, SOFT_POOL, gradient);
         match words[0] {
-            "forward" => cuda::forward(tensors, &geometry, method),
+            "forward" => cuda::forward(tensors, &geometry, SOFT_POOL),
             "paper" => backward(Gradient::Paper),
             _ => backward(Gradient::Exact),
         }
@@ -159,11 +197,10 @@ fn check(case: &Case, ran: &mut Ran) -> std::result::Result<(), TestCaseError> {
         Storage::Cuda(storage) => storage,
         _ => unreachable!("tensors are on the device"),
     });
-    let tensors = Tensors {
-        logits: (method == Method::Logits).then_some((z, z_layout)),
-        grad: Some((dy, dy_layout)),
-        ..Tensors::new(x, x_layout)
-    };
+    let mut tensors = Tensors::new(x, x_layout).with_grad(dy, dy_layout);
+    if method == Method::Logits {
+        tensors = tensors.with_logits(z, z_layout);
+    }
     let layouts = tensors.layouts();
     let plan = plan::forward(dtype, layouts, g, method).unwrap();
     wanted.assert_output(case, &run(case, plan, tensors, ran).unwrap())?;
@@ -177,7 +214,12 @@ fn check(case: &Case, ran: &mut Ran) -> std::result::Result<(), TestCaseError> {
 }
 
 /// A plan's output, by kernels and a grid that the case may change.
-fn run(case: &Case, mut plan: Plan, tensors: Tensors, ran: &mut Ran) -> Result<Vec<f64>> {
+fn run(
+    case: &Case,
+    mut plan: Plan,
+    tensors: Tensors<CudaStorage>,
+    ran: &mut Ran,
+) -> Result<Vec<f64>> {
     for launch in &mut plan.launches {
         launch.wide |= case.wide;
         launch.grid = launch.grid.min(case.grid);

@@ -232,8 +232,14 @@ impl<T: Element> Backward<'_, T> {
             terms.grow(MARGIN + places + MOST_LANES);
             terms[..MARGIN].fill(T::Compute::default());
         }
-        let grads = &mut terms[0][MARGIN..MARGIN + places];
+        let [grads, second] = terms;
+        let grads = &mut grads[MARGIN..MARGIN + places];
         grads.fill(T::Compute::default());
+        // What lies behind a group of planes is read, but not always written.
+        let of_lines = windows.rows.windows.len() * windows.across.lanes();
+        for group in second[MARGIN..MARGIN + places].chunks_exact_mut(windows.of_group()) {
+            group[of_lines..].fill(T::Compute::default());
+        }
         let area = Area {
             depths: windows.depth..windows.depth + 1,
             rows: windows.rows.windows.clone(),

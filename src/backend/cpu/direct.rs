@@ -297,18 +297,18 @@ impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
                     *term = V::select(given, *term, zero);
                 }
                 for row in 0..ROWS {
-                    let mut gradients = [[zero; COLUMNS]; 2];
+                    let (mut dx, mut dz) = ([zero; COLUMNS], [zero; COLUMNS]);
                     for column in 0..COLUMNS {
                         let weight = pooled.weights[row][column];
-                        let [dx, dz] = rule.gradient(pooled.cell(row, column), weight, terms);
-                        (gradients[0][column], gradients[1][column]) = (dx, dz);
+                        let of_cell = rule.gradient(pooled.cell(row, column), weight, terms);
+                        [dx[column], dz[column]] = of_cell;
                     }
                     let [d, h] = direct.row(place, row);
                     let skip = place.window * COLUMNS * direct.unit + place.lane;
                     let to = d * steps[0] + h * steps[1] + skip;
-                    store(direct.unit, gradients[0], &mut of_x[to..]);
+                    store(direct.unit, dx, &mut of_x[to..]);
                     if R::LOGITS {
-                        store(direct.unit, gradients[1], &mut of_z[to..]);
+                        store(direct.unit, dz, &mut of_z[to..]);
                     }
                 }
             }

@@ -171,6 +171,7 @@ pub fn places<T: Poolable>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u3
         sizes: geometry.axes.map(|axis| axis.output),
         plan,
         work: x.planes().saturating_mul(geometry.input_cells()),
+        keep: geometry.input_cells() <= plan::KEPT_CELLS,
     };
     // SAFETY: `places` writes one for every window of its bands.
     let output = unsafe {
@@ -207,9 +208,9 @@ fn pooling<'a, T: Poolable, R: Rule>(
     }
 }
 
-/// Whether planes lie abreast, and there are enough of them for all threads.
+/// Whether planes lie abreast, and there are enough of them for half the threads: turning them takes all threads longer.
 fn lie_abreast<T: Element>(pooling: &Pooling<'_, T>) -> bool {
-    let enough = pooling.x.planes() >= plan::ABREAST * rayon::current_num_threads();
+    let enough = 2 * pooling.x.planes() >= plan::ABREAST * rayon::current_num_threads();
     let all = pooling.x.is_abreast() && pooling.z.is_abreast() && enough;
     all && plan::may_be_abreast(pooling.geometry)
 }
@@ -248,6 +249,7 @@ fn pool<T: Poolable, R: Rule>(
             _ => whole(plan, sizes),
         },
         work: input.x.planes().saturating_mul(geometry.input_cells()),
+        keep: geometry.input_cells() <= plan::KEPT_CELLS,
     };
     // SAFETY: `forward` writes an output for every window of its bands.
     let output = unsafe {
@@ -282,6 +284,7 @@ fn differentiate<T: Poolable, R: Rule>(
             _ => whole(plan, sizes),
         },
         work: input.x.planes().saturating_mul(geometry.input_cells()),
+        keep: geometry.input_cells() <= plan::KEPT_CELLS,
     };
     // SAFETY: `run` writes a gradient for every cell of its bands.
     let output = unsafe {

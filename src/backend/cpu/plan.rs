@@ -25,6 +25,9 @@ pub const TASK_CELLS: usize = 1 << 14;
 /// Cells that one thread is done with sooner than another has woken up.
 pub const SERIAL_CELLS: usize = 1 << 15;
 
+/// Cells of planes whose scratch memory threads keep from call to call: more would be much to hold on to.
+pub const KEPT_CELLS: usize = 1 << 15;
+
 /// Planes whose cells lie side by side where they are pooled abreast.
 pub const ABREAST: usize = MOST_LANES;
 

@@ -6,8 +6,8 @@
 //! and along the rows, and on the way back adds up the terms the same two ways.
 //!
 //! A window *holds* if its sums gave its output as exactly as the dtype allows: nothing overflowed, no weight that
-//! counts was rounded away, no value was infinite or NaN. The others are few. They are pooled one by one: first with a
-//! shift of their own ([`Rule::SHIFTED`]), then by [`Rule::define`], in f64, as the definition reads.
+//! counts was rounded away, no value was infinite or NaN. The others are few. They are pooled one by one by
+//! [`Rule::define`], in f64, as the definition reads.
 
 use super::vector::Vector;
 use std::fmt::Debug;
@@ -18,7 +18,7 @@ pub struct Cell<V> {
     pub x: V,
     /// The logit; `x` again for rules without logits of their own.
     pub z: V,
-    /// The largest logit of its plane in the band: see [`Rule::logit`].
+    /// The largest logit of its window, or of its plane in the band: see [`Rule::logit`].
     pub shift: V,
     /// Its index in its patch, in row-major order.
     pub place: V,

@@ -173,7 +173,10 @@ impl<C: Real> Spread<'_, C> {
         let line = 2 * self.margin() + self.across.lanes() + MOST_LANES;
         spreading.line.grow(line);
         spreading.line[..line].fill(C::default());
-        spreading.cells.grow(self.across.pitch + 4 * MOST_LANES);
+        // Cells behind those of windows have none.
+        let (pitch, more) = (self.across.pitch, 4 * MOST_LANES);
+        spreading.cells.grow(pitch + more);
+        spreading.cells[pitch..pitch + more].fill(C::default());
     }
 
     /// Zeros before and after a line.

@@ -40,7 +40,6 @@ const METHODS: [Method; 9] = [
 ];
 
 /// Kernel, stride and padding, and the shape of an input: planes, then depth, height and width.
-/// Kernel, stride, padding and shape.
 type Sliding = ([usize; 3], [usize; 3], [usize; 3], [usize; 4]);
 
 const SLIDING: [Sliding; 15] = [
@@ -255,6 +254,26 @@ fn compare<T: Poolable>(tolerance: f64, change: impl Fn(&mut [T])) {
     }
 }
 
+/// Leaves NaN wherever a thread's scratch memory is kept for its next call, which must not depend on it.
+fn spoil<T: Poolable>(method: Method) {
+    for shape in [[2usize, 2, 12, 70], [16, 1, 6, 7]] {
+        let windows = Windows::Sliding {
+            kernel: [1, 3, 3],
+            stride: [1, 1, 1],
+            padding: [0, 1, 1],
+            ceil_mode: false,
+        };
+        let geometry = Geometry::new("test", &windows, &shape).unwrap();
+        let layout = Layout::contiguous(Shape::from(&shape[..]));
+        let cells = vec![T::round(f64::NAN); shape.iter().product()];
+        let x = View::new(&cells, &layout, 3);
+        let logits = (method == Method::Logits).then_some(x);
+        let input = Input { x, logits };
+        forward(input, &geometry, method).unwrap();
+        backward(input, x, &geometry, method, Gradient::Exact).unwrap();
+    }
+}
+
 /// Both passes of these methods, likewise.
 fn compare_at<T: Poolable>(
     geometry: &Geometry,
@@ -272,6 +291,7 @@ fn compare_at<T: Poolable>(
     let g = values::<T>(3, pooled.shape().elem_count());
     let grad = View::new(&g, &pooled, 3);
     for &method in methods {
+        spoil::<T>(method);
         let input = Input {
             x: View::new(&x, &layout, 3),
             logits: (method == Method::Logits).then_some(View::new(&z, &layout, 3)),

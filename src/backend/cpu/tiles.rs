@@ -1,6 +1,8 @@
 //! Bands in the order of their cells in memory, handed out to threads some at a time.
 
 use super::plan::{Plan, SERIAL_CELLS, TASK_CELLS};
+use std::any::Any;
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -28,6 +30,8 @@ pub struct Tiling {
     pub plan: Plan,
     /// Activations that are read.
     pub work: usize,
+    /// Whether threads keep their scratch memory for the next call.
+    pub keep: bool,
 }
 
 impl Tiling {
@@ -59,7 +63,7 @@ impl Tiling {
     /// # Safety
     ///
     /// `work` must write all cells that it is given.
-    pub unsafe fn run<T: Send, S: Default>(
+    pub unsafe fn run<T: Send, S: Default + 'static>(
         self,
         two: bool,
         work: impl Fn(&mut S, &[Band], [&mut [MaybeUninit<T>]; 2]) + Send + Sync,
@@ -87,7 +91,7 @@ impl Tiling {
             cells: [first, second],
         });
         share(threads, || {
-            let mut scratch = S::default();
+            let mut scratch = take_scratch::<S>();
             let mut some = Vec::new();
             loop {
                 let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,9 +109,12 @@ impl Tiling {
                 rest.cells = [first, second];
                 drop(rest);
                 if some.is_empty() {
-                    return;
+                    break;
                 }
                 work(&mut scratch, &some, mine);
+            }
+            if self.keep {
+                keep_scratch(scratch);
             }
         });
         // SAFETY: the bands are all of these cells, and the caller has each written.
@@ -132,5 +139,29 @@ fn share(threads: usize, work: impl Fn() + Sync) {
             scope.spawn(|_| work());
         }
         work();
+    });
+}
+
+thread_local! {
+    /// Scratch memory of this thread, one of a type: a small call would take longer to be given new pages than to pool.
+    static KEPT: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Scratch memory that an earlier call has left, whatever is in it, or new.
+fn take_scratch<S: Default + 'static>() -> Box<S> {
+    let kept = KEPT.with_borrow_mut(|all| {
+        let index = all.iter().position(|kept| kept.is::<S>())?;
+        all.swap_remove(index).downcast().ok()
+    });
+    kept.unwrap_or_default()
+}
+
+/// Leaves it to the next call on this thread.
+fn keep_scratch<S: 'static>(scratch: Box<S>) {
+    KEPT.with_borrow_mut(|all| {
+        // Another call may have run on this thread in the meantime, while this one waited.
+        if !all.iter().any(|kept| kept.is::<S>()) {
+            all.push(scratch);
+        }
     });
 }

@@ -93,11 +93,15 @@ fn tensors_of_any_layout_and_dtype() -> Result<()> {
         ("buffer", part.clone()),
     ] {
         assert_eq!(weights.shape(name), Some(expected.shape()), "{name}");
-        let found = weights
-            .var_builder(DType::F32, &CPU)
-            .get(expected.shape(), name)?;
-        let [found, expected] = [found, expected].map(|xs| xs.flatten_all()?.to_vec1::<f32>());
-        assert_eq!(found?, expected?, "{name}");
+        for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
+            let found = weights
+                .var_builder(dtype, &CPU)
+                .get(expected.shape(), name)?
+                .to_dtype(DType::F32)?;
+            let [found, expected] =
+                [found, expected.clone()].map(|xs| xs.flatten_all()?.to_vec1::<f32>());
+            assert_eq!(found?, expected?, "{name} as {dtype:?}");
+        }
     }
     let error = weights
         .var_builder(DType::F32, &CPU)

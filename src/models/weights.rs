@@ -326,9 +326,17 @@ impl File {
 
     fn load(&self, name: &str, dtype: DType) -> Result<Tensor> {
         match self {
-            Self::Safetensors(file) => file.load(name, &Device::Cpu)?.to_dtype(dtype),
+            Self::Safetensors(file) => converted(file.load(name, &Device::Cpu)?, dtype),
             Self::PyTorch(file) => file.load(name, dtype),
         }
+    }
+}
+
+/// The tensor in this dtype, by f32 where it is of 8-bit floats: candle 0.11 never returns from their way to f64.
+fn converted(tensor: Tensor, dtype: DType) -> Result<Tensor> {
+    match tensor.dtype() {
+        DType::F8E4M3 if dtype != DType::F8E4M3 => tensor.to_dtype(DType::F32)?.to_dtype(dtype),
+        _ => tensor.to_dtype(dtype),
     }
 }
 

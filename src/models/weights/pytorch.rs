@@ -388,9 +388,8 @@ impl Layout {
             }
         };
         // Repeated last: that takes no memory, however often.
-        Tensor::from_raw_buffer(numbers, dtype, &shape, &Device::Cpu)?
-            .to_dtype(wanted)?
-            .broadcast_as(self.sizes.as_slice())
+        let numbers = Tensor::from_raw_buffer(numbers, dtype, &shape, &Device::Cpu)?;
+        super::converted(numbers, wanted)?.broadcast_as(self.sizes.as_slice())
     }
 
     fn own_strides(&self) -> Vec<usize> {

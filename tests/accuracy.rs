@@ -188,6 +188,19 @@ proptest! {
     }
 }
 
+/// Windows that lie far below the largest activation of their plane, found by fuzzing.
+#[test]
+fn weights_far_from_the_largest() -> Result<()> {
+    let pool = Pool::new(2, Windows::Adaptive([1, 12, 5])).beta(-3.0);
+    let shape = vec![3, 16, 16];
+    let case = Case { pool, shape };
+    for dtype in dtypes() {
+        let (xs, grad) = case.inputs(16_618_417_571_181_577_444, 5.0, dtype)?;
+        both_gradients(|gradient| case.pool.gradient(gradient).assert_defined(&xs, &grad));
+    }
+    Ok(())
+}
+
 /// Where β leaves all weights equal, sums of differences between values near the largest overflow unless scaled down.
 #[test]
 fn averages_of_values_near_the_largest() -> Result<()> {

@@ -35,7 +35,8 @@ pub trait Real: Copy + Default + PartialOrd + Debug + Send + Sync + 'static {
     const EXP2_ROUND: Self;
     /// A polynomial for 2^f with f from −1/2 to 1/2, the highest coefficient first.
     const EXP2: &'static [Self];
-    /// A total of weights below this may have lost some that count.
+    /// A total of weights below this may have lost some that count, or digits: exponents far from 0 have fewer behind the
+    /// point.
     const LEAST_TOTAL: Self;
     /// Terms up to this have finite sums and products.
     const MOST_TERM: Self;
@@ -124,7 +125,7 @@ real!(
     23,
     -127.0,
     12_583_039.0,
-    1e-18,
+    1e-12,
     1e30,
     [
         0.001_327_647_2,

@@ -263,3 +263,22 @@ fn logits_that_lie_otherwise_give_the_bits_of_their_copies() -> Result<()> {
     }
     Ok(())
 }
+
+/// One value for all of a plane takes one place in memory, whose planes lie side by side as if channels came last.
+#[test]
+fn planes_of_one_repeated_value_are_pooled() -> Result<()> {
+    for size in [8, 40] {
+        let values = randn(1, 2.0, (2, 16, 1, 1), DType::F32)?;
+        let repeated = values.broadcast_as((2, 16, size, size))?;
+        let copy = repeated.force_contiguous()?;
+        for pool in [SoftPool2d::new(2), SoftPool2d::new(3).stride(2)] {
+            assert_same(&pool.forward(&repeated)?, &pool.forward(&copy)?);
+            let grad = pool.forward(&copy)?;
+            assert_same(
+                &pool.backward(&repeated, &grad)?,
+                &pool.backward(&copy, &grad)?,
+            );
+        }
+    }
+    Ok(())
+}

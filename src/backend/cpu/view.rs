@@ -272,7 +272,9 @@ impl<'a, T: Element> View<'a, T> {
         let [d, h, w] = area.first();
         let first = self.origin(plane) + d * depth + h * row + w * column;
         let cells = T::computed(&self.data[first..])?;
-        self.is_abreast().then_some(Patch {
+        // Not where columns share their places, as those of a repeated value do.
+        let apart = column >= ABREAST;
+        (self.is_abreast() && apart).then_some(Patch {
             cells,
             steps: [depth, row],
             across: column,

@@ -3,56 +3,99 @@
 //! Rows are cut wherever a window begins or ends. Every such piece is summed once, into a line as long as a row of
 //! activations with its padding; the sums of a row of windows are those of some pieces that follow each other.
 
-use super::plan::{is_ranged, Span, ABREAST};
+use super::plan::{Span, ABREAST};
 use super::rule::{Cell, Join, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::Patch;
 use crate::geometry::Axis;
 use std::ops::Range;
+use std::slice;
 
-/// Rows that the same windows have, one after the other.
-#[derive(Default, Debug)]
+/// The last few ways in which rows were cut: the bands of a plane come again in the next.
+#[derive(Default)]
+pub struct Cuts {
+    kept: Vec<Pieces>,
+    /// The oldest.
+    next: usize,
+}
+
+/// Bands of a plane that are remembered.
+const KEPT_CUTS: usize = 8;
+
+impl Cuts {
+    /// The pieces of these windows.
+    pub fn of(&mut self, span: &Span) -> &Pieces {
+        let windows = (span.axis, span.windows.clone());
+        if let Some(i) = self.kept.iter().position(|kept| kept.of == windows) {
+            return &self.kept[i];
+        }
+        let pieces = Pieces::cut(span, windows);
+        if self.kept.len() < KEPT_CUTS {
+            self.kept.push(pieces);
+            return &self.kept[self.kept.len() - 1];
+        }
+        let oldest = self.next;
+        self.next = (oldest + 1) % KEPT_CUTS;
+        self.kept[oldest] = pieces;
+        &self.kept[oldest]
+    }
+}
+
+/// The rows of a band, cut wherever a window begins or ends.
+#[derive(Debug)]
 pub struct Pieces {
-    /// What they were cut for: bands of whole planes are all alike.
-    of: Option<(Axis, Range<usize>)>,
-    /// Rows of the patch.
-    pub rows: Vec<Range<usize>>,
-    /// The pieces of each window, and the most that one has.
-    pub windows: Vec<Range<usize>>,
+    /// The windows that they were cut for.
+    of: (Axis, Range<usize>),
+    /// From top to bottom.
+    all: Vec<Piece>,
+    windows: Vec<OfWindow>,
+    /// The most pieces that a window has.
     most: usize,
 }
 
+/// Rows that the same windows have, one after the other.
+#[derive(Debug)]
+struct Piece {
+    /// Rows of the patch.
+    rows: Range<usize>,
+    /// Whether its sums are needed again after its first window has got them, or before that has got them all.
+    has_line: bool,
+}
+
+/// The pieces of a window.
+#[derive(Debug)]
+struct OfWindow {
+    pieces: Range<usize>,
+    /// The first that the window before has not.
+    new: usize,
+}
+
 impl Pieces {
-    /// The pieces of these windows.
-    pub fn cut(&mut self, span: &Span) {
-        let of = Some((span.axis, span.windows.clone()));
-        if of == self.of {
-            return;
-        }
-        self.of = of;
-        self.rows.clear();
-        self.windows.clear();
-        self.find(span);
-        self.most = self.windows.iter().map(Range::len).max().unwrap_or(0);
+    fn cut(span: &Span, of: (Axis, Range<usize>)) -> Self {
+        let mut pieces = Self {
+            of,
+            all: vec![],
+            windows: vec![],
+            most: 0,
+        };
+        pieces.find(span);
+        pieces.share();
+        pieces
     }
 
     fn find(&mut self, span: &Span) {
         let first = span.cells.start;
-        if span.axis.disjoint() && !is_ranged(&span.axis) {
-            for (i, o) in span.windows.clone().enumerate() {
-                let window = span.axis.window(o);
-                self.rows.push(window.start - first..window.end - first);
-                self.windows.push(i..i + 1);
-            }
-            return;
-        }
         // Both ends of windows go up with the rows; `open` is the first that has begun and not ended, `end` its end.
         let (mut next, mut open) = (span.windows.start, 0);
         let mut begin = span.axis.window(next);
         let (mut row, mut end) = (begin.start, begin.end);
         loop {
             while next < span.windows.end && begin.start <= row {
-                self.windows.push(self.rows.len()..usize::MAX);
+                let new = self.all.len();
+                self.windows.push(OfWindow {
+                    pieces: new..usize::MAX,
+                    new,
+                });
                 next += 1;
                 if next < span.windows.end {
                     begin = span.axis.window(next);
@@ -70,10 +113,13 @@ impl Pieces {
                 true => end.min(begin.start),
                 false => end,
             };
-            self.rows.push(row - first..stop - first);
+            self.all.push(Piece {
+                rows: row - first..stop - first,
+                has_line: false,
+            });
             row = stop;
             while open < self.windows.len() && end == row {
-                self.windows[open].end = self.rows.len();
+                self.windows[open].pieces.end = self.all.len();
                 open += 1;
                 if span.windows.start + open < span.windows.end {
                     end = span.axis.window(span.windows.start + open).end;
@@ -82,24 +128,35 @@ impl Pieces {
         }
     }
 
-    /// Lines of pieces that one window shares with the next: a power of two, since pieces take turns.
+    /// Finds out what windows share.
+    fn share(&mut self) {
+        let mut end = 0;
+        for w in 0..self.windows.len() {
+            let next = self.windows.get(w + 1).map(|next| next.pieces.start);
+            let OfWindow { pieces, new } = &mut self.windows[w];
+            *new = end.max(pieces.start);
+            end = pieces.end;
+            self.most = self.most.max(pieces.len());
+            let shared = next.unwrap_or(usize::MAX);
+            for piece in *new..end {
+                self.all[piece].has_line = piece + 1 < end || piece >= shared;
+            }
+        }
+    }
+
+    /// Rows of the patch.
+    fn height(&self) -> usize {
+        self.all.last().map_or(0, |piece| piece.rows.end)
+    }
+
+    /// Lines for the pieces of a window, and one for several of them joined.
     pub fn lines(&self) -> usize {
+        self.turns() + 1
+    }
+
+    /// Pieces that have a line at a time: a power of two, since they take turns.
+    fn turns(&self) -> usize {
         self.most.next_power_of_two()
-    }
-
-    /// The first piece of window `w` that the one before it has not.
-    fn first_new(&self, w: usize) -> usize {
-        let before = w
-            .checked_sub(1)
-            .map_or(0, |before| self.windows[before].end);
-        before.max(self.windows[w].start)
-    }
-
-    /// The first piece that the next window has as well.
-    fn shared(&self, w: usize) -> usize {
-        self.windows
-            .get(w + 1)
-            .map_or(usize::MAX, |next| next.start)
     }
 }
 
@@ -165,9 +222,6 @@ impl<C: Real, R: Rule> Kernel for Lift<'_, C, R> {
     }
 }
 
-/// Vectors that are summed at a time, since one alone waits for its own results.
-const TOGETHER: usize = 2;
-
 impl<C: Real, R: Rule> Lift<'_, C, R> {
     #[inline(always)]
     fn sum<V: Vector<Real = C>, const KEEP: bool>(self) {
@@ -197,64 +251,44 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
         assert!(z.at(last.0, last.1) + reach <= z.cells.len());
         let kept = kept.unwrap_or_default();
         assert!(!KEEP || depths * height * kept_pitch(width) <= kept.len());
-        for window in &pieces.windows[windows.clone()] {
-            assert!(window.start < window.end);
-            for piece in &pieces.rows[window.clone()] {
-                assert!(piece.start < piece.end && piece.end <= height);
-            }
-        }
+        assert!(pieces.height() <= height);
         let of_lines = windows.len().saturating_sub(1) * pitch;
         let of_last = (before + reach).max(pitch + V::LANES);
         assert!(of_lines + of_last <= to_a.len().min(to_b.len()));
         let none = R::Join::IDENTITY.map(C::from_f64).map(V::splat);
         let room = shared_a.len().min(shared_b.len());
         assert!(pieces.lines() * kept_pitch(width) <= room);
-        // One vector after the other, or if planes lie abreast those of the same planes.
+        let ring = Ring {
+            first: Line::new([shared_a, shared_b]),
+            turns: pieces.turns(),
+            pitch: kept_pitch(width),
+        };
+        let lines = Line::new([to_a, to_b]);
         let (lanes, step) = match unit {
             1 => (1, V::LANES),
             _ => (unit, unit),
         };
-        for lane in (0..lanes).step_by(V::LANES) {
+        for first in (0..lanes).step_by(V::LANES) {
             let mut lifting: Lifting<'_, C, V, R> = Lifting {
                 rule,
                 x,
                 z,
-                shift: shifts.of(lane),
+                shift: shifts.of(first),
                 unit,
-                step,
-                pieces: &pieces.rows,
-                shared: [shared_a, shared_b],
-                pitch: kept_pitch(width),
-                turns: pieces.lines() - 1,
+                columns: Strided { first, step, reach },
+                ring,
                 kept,
             };
-            for w in windows.clone() {
-                let window = Stretch {
-                    old: pieces.windows[w].start..pieces.first_new(w),
-                    new: pieces.first_new(w)..pieces.windows[w].end,
-                    shared: pieces.shared(w),
-                };
-                let line = (w - windows.start) * pitch;
-                let to = line + before;
-                let mut at = lane;
+            for (i, window) in pieces.windows[windows.clone()].iter().enumerate() {
                 // SAFETY: as asserted above; what is written behind some columns, or a line, is written again later.
                 unsafe {
+                    let line = lines.from(i * pitch);
                     for padded in (0..before).step_by(V::LANES) {
-                        store(none, [to_a, to_b], line + padded);
+                        line.store(padded, none);
                     }
-                    while at + step < reach {
-                        let sums = lifting.window::<TOGETHER, KEEP>(&window, at);
-                        for (i, sums) in sums.into_iter().enumerate() {
-                            store(sums, [to_a, to_b], to + at + i * step);
-                        }
-                        at += TOGETHER * step;
-                    }
-                    if at < reach {
-                        let [sums] = lifting.window::<1, KEEP>(&window, at);
-                        store(sums, [to_a, to_b], to + at);
-                    }
+                    lifting.window::<KEEP>(pieces, window, line.from(before));
                     for padded in (before + width..pitch).step_by(V::LANES) {
-                        store(none, [to_a, to_b], line + padded);
+                        line.store(padded, none);
                     }
                 }
             }
@@ -262,120 +296,251 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
     }
 }
 
-/// The pieces of a window: those that the window before it has as well, the others, and from which on the next has them.
-struct Stretch {
-    old: Range<usize>,
-    new: Range<usize>,
-    shared: usize,
+/// The first and the second sums of some columns. Pointers, since some lines of a slice are read while others of it are
+/// written, and a loop has no registers to find out where they begin.
+#[derive(Clone, Copy)]
+struct Line<C>([*mut C; 2]);
+
+impl<C: Real> Line<C> {
+    fn new(sums: [&mut [C]; 2]) -> Self {
+        Self(sums.map(<[C]>::as_mut_ptr))
+    }
+
+    /// # Safety
+    ///
+    /// There must be so many sums. As for all of these, what this was made of must still be there, and not be used.
+    #[inline(always)]
+    unsafe fn from(self, at: usize) -> Self {
+        // SAFETY: the caller's.
+        Self(self.0.map(|sums| unsafe { sums.add(at) }))
+    }
+
+    /// # Safety
+    ///
+    /// There must be a vector of them from there on.
+    #[inline(always)]
+    unsafe fn load<V: Vector<Real = C>>(self, at: usize) -> [V; 2] {
+        let [a, b] = self.0;
+        // SAFETY: the caller's.
+        unsafe {
+            [
+                V::load(slice::from_raw_parts(a.add(at), V::LANES)),
+                V::load(slice::from_raw_parts(b.add(at), V::LANES)),
+            ]
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Line::load`].
+    #[inline(always)]
+    unsafe fn store<V: Vector<Real = C>>(self, at: usize, sums: [V; 2]) {
+        let [a, b] = self.0;
+        // SAFETY: the caller's.
+        unsafe {
+            sums[0].store(slice::from_raw_parts_mut(a.add(at), V::LANES));
+            sums[1].store(slice::from_raw_parts_mut(b.add(at), V::LANES));
+        }
+    }
 }
 
-/// What a rule lifts, and where its sums go.
+/// The lines of pieces, which take turns, and one for several of them joined.
+#[derive(Clone, Copy)]
+struct Ring<C> {
+    first: Line<C>,
+    turns: usize,
+    pitch: usize,
+}
+
+impl<C: Real> Ring<C> {
+    /// # Safety
+    ///
+    /// There must be one more line than turns.
+    #[inline(always)]
+    unsafe fn line(self, piece: usize) -> Line<C> {
+        // SAFETY: the caller's.
+        unsafe { self.first.from((piece & (self.turns - 1)) * self.pitch) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Ring::line`].
+    #[inline(always)]
+    unsafe fn joined(self) -> Line<C> {
+        // SAFETY: the caller's.
+        unsafe { self.first.from(self.turns * self.pitch) }
+    }
+}
+
+/// Where the vectors of a row begin: one after the other, or if planes lie abreast those of the same planes.
+#[derive(Clone, Copy)]
+struct Strided {
+    first: usize,
+    step: usize,
+    reach: usize,
+}
+
+/// What a rule lifts.
 struct Lifting<'a, C, V, R> {
     rule: R,
     x: Patch<'a, C>,
     z: Patch<'a, C>,
     shift: V,
     unit: usize,
-    /// From a vector to the next.
-    step: usize,
-    pieces: &'a [Range<usize>],
-    shared: [&'a mut [C]; 2],
-    /// From a line of `shared` to the next, and the bits of a piece's number that say which is its.
-    pitch: usize,
-    turns: usize,
+    columns: Strided,
+    ring: Ring<C>,
     kept: &'a mut [C],
 }
 
+/// Where the sums of a piece go.
+#[derive(Clone, Copy)]
+struct Sums<C> {
+    /// The line of the piece, if it has one.
+    piece: Option<Line<C>>,
+    /// The line of the window whose last piece it is.
+    window: Option<Line<C>>,
+}
+
 impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
-    /// The sums of a window's columns, `N` vectors of them from this one on, a step apart.
+    /// The sums of a window's columns, to this line: those of its pieces, joined in their order.
     ///
     /// # Safety
     ///
-    /// What [`Lift`] asserts, and there must be so many columns or less than a vector of them.
+    /// What [`Lift`] asserts.
     #[inline(always)]
-    unsafe fn window<const N: usize, const KEEP: bool>(
-        &mut self,
-        window: &Stretch,
-        start: usize,
-    ) -> [[V; 2]; N] {
-        let mut sums = [[V::zero(); 2]; N];
-        let mut begun = false;
-        for piece in window.old.clone() {
-            let at = (piece & self.turns) * self.pitch + start;
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let [a, b] = &self.shared;
-                // SAFETY: the caller's.
-                let more = unsafe { load([a, b], at + i * self.step) };
-                *sums = if begun {
-                    R::Join::join(*sums, more)
-                } else {
-                    more
+    unsafe fn window<const KEEP: bool>(&mut self, pieces: &Pieces, window: &OfWindow, to: Line<C>) {
+        let Range { start, end } = window.pieces;
+        let ring = self.ring;
+        // SAFETY: the caller's.
+        unsafe {
+            for (i, piece) in (window.new..end).zip(&pieces.all[window.new..end]) {
+                let is_last = i + 1 == end;
+                let sums = Sums {
+                    piece: piece.has_line.then_some(ring.line(i)),
+                    window: is_last.then_some(to),
                 };
-            }
-            begun = true;
-        }
-        for piece in window.new.clone() {
-            // SAFETY: the caller's.
-            let of_piece: [[V; 2]; N] = unsafe { self.piece::<N, KEEP>(piece, start) };
-            if piece >= window.shared {
-                let at = (piece & self.turns) * self.pitch + start;
-                for (i, &sums) in of_piece.iter().enumerate() {
-                    let [a, b] = &mut self.shared;
-                    // SAFETY: the caller's.
-                    unsafe { store(sums, [a, b], at + i * self.step) };
+                let rows = &piece.rows;
+                match i - start {
+                    1 if is_last => self.lift::<KEEP, 1>(rows, [ring.line(start)], sums),
+                    2 if is_last => {
+                        let before = [ring.line(start), ring.line(start + 1)];
+                        self.lift::<KEEP, 2>(rows, before, sums);
+                    }
+                    3.. if is_last => {
+                        self.join(start..i);
+                        self.lift::<KEEP, 1>(rows, [ring.joined()], sums);
+                    }
+                    _ => self.lift::<KEEP, 0>(rows, [], sums),
                 }
             }
-            for (sums, more) in sums.iter_mut().zip(of_piece) {
-                *sums = if begun {
-                    R::Join::join(*sums, more)
-                } else {
-                    more
-                };
+            if window.new == end {
+                self.join(start..end);
+                self.add([ring.joined()], to);
             }
-            begun = true;
         }
-        sums
     }
 
-    /// The sums of a piece's columns, likewise.
+    /// Joins the lines of some pieces.
     ///
     /// # Safety
     ///
     /// As for [`Lifting::window`].
     #[inline(always)]
-    unsafe fn piece<const N: usize, const KEEP: bool>(
-        &mut self,
-        piece: usize,
-        start: usize,
-    ) -> [[V; 2]; N] {
-        let mut sums = [[V::zero(); 2]; N];
+    unsafe fn join(&mut self, pieces: Range<usize>) {
+        let ring = self.ring;
         // SAFETY: the caller's.
         unsafe {
-            let Range {
-                start: mut row,
-                end,
-            } = self.pieces.get_unchecked(piece).clone();
-            let first = self.find(row, 0);
-            for (i, sums) in sums.iter_mut().enumerate() {
-                *sums = self.row::<KEEP>(first, start + i * self.step);
+            let (mut piece, joined) = (pieces.start + 1, ring.joined());
+            self.add([ring.line(pieces.start)], joined);
+            while piece + 1 < pieces.end {
+                self.add([joined, ring.line(piece), ring.line(piece + 1)], joined);
+                piece += 2;
             }
-            let mut depth = 0;
-            loop {
-                depth += 1;
-                if depth == self.x.sizes[0] {
-                    (row, depth) = (row + 1, 0);
-                    if row == end {
-                        break;
-                    }
-                }
-                let next = self.find(row, depth);
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let lifted = self.row::<KEEP>(next, start + i * self.step);
-                    *sums = R::Join::join(*sums, lifted);
-                }
+            if piece < pieces.end {
+                self.add([joined, ring.line(piece)], joined);
             }
         }
-        sums
+    }
+
+    /// Joins some lines to another.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lifting::window`].
+    #[inline(always)]
+    unsafe fn add<const N: usize>(&self, lines: [Line<C>; N], to: Line<C>) {
+        let Strided { first, step, reach } = self.columns;
+        let mut at = first;
+        while at < reach {
+            // SAFETY: the caller's.
+            unsafe { to.store::<V>(at, joined::<C, V, R, N>(lines, at)) };
+            at += step;
+        }
+    }
+
+    /// The sums of the columns of a piece, for its window joined with those of the pieces `before`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lifting::window`].
+    #[inline(always)]
+    unsafe fn lift<const KEEP: bool, const N: usize>(
+        &mut self,
+        rows: &Range<usize>,
+        before: [Line<C>; N],
+        to: Sums<C>,
+    ) {
+        let row = self.find(rows.start, 0);
+        let single = self.x.sizes[0] == 1 && rows.len() == 1;
+        let Strided { first, step, reach } = self.columns;
+        let mut at = first;
+        while at < reach {
+            // SAFETY: the caller's.
+            unsafe {
+                let mut sums = self.row::<KEEP>(row, at);
+                if !single {
+                    sums = self.more::<KEEP>(sums, rows, at);
+                }
+                if let Some(line) = to.piece {
+                    line.store(at, sums);
+                }
+                if let Some(line) = to.window {
+                    if N > 0 {
+                        sums = R::Join::join(joined::<C, V, R, N>(before, at), sums);
+                    }
+                    line.store(at, sums);
+                }
+            }
+            at += step;
+        }
+    }
+
+    /// These sums with those of all rows and depths but the first.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lifting::window`].
+    #[inline(always)]
+    unsafe fn more<const KEEP: bool>(
+        &mut self,
+        mut sums: [V; 2],
+        rows: &Range<usize>,
+        at: usize,
+    ) -> [V; 2] {
+        let (mut row, mut depth) = (rows.start, 0);
+        loop {
+            depth += 1;
+            if depth == self.x.sizes[0] {
+                (row, depth) = (row + 1, 0);
+                if row == rows.end {
+                    return sums;
+                }
+            }
+            let next = self.find(row, depth);
+            // SAFETY: the caller's.
+            let lifted = unsafe { self.row::<KEEP>(next, at) };
+            sums = R::Join::join(sums, lifted);
+        }
     }
 
     /// Where a row begins.
@@ -423,28 +588,22 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
     }
 }
 
+/// The sums of some lines from this column on, joined.
+///
 /// # Safety
 ///
-/// There must be as many cells as lanes from there on.
+/// As for [`Lifting::window`].
 #[inline(always)]
-unsafe fn load<V: Vector>([a, b]: [&[V::Real]; 2], at: usize) -> [V; 2] {
-    // SAFETY: the caller knows that there are so many.
+unsafe fn joined<C: Real, V: Vector<Real = C>, R: Rule, const N: usize>(
+    lines: [Line<C>; N],
+    at: usize,
+) -> [V; 2] {
+    // SAFETY: the caller's.
     unsafe {
-        [
-            V::load(a.get_unchecked(at..at + V::LANES)),
-            V::load(b.get_unchecked(at..at + V::LANES)),
-        ]
-    }
-}
-
-/// # Safety
-///
-/// As for [`load`].
-#[inline(always)]
-unsafe fn store<V: Vector>(sums: [V; 2], [a, b]: [&mut [V::Real]; 2], at: usize) {
-    // SAFETY: the caller knows that there are so many.
-    unsafe {
-        sums[0].store(a.get_unchecked_mut(at..at + V::LANES));
-        sums[1].store(b.get_unchecked_mut(at..at + V::LANES));
+        let mut sums = lines[0].load(at);
+        for line in &lines[1..] {
+            sums = R::Join::join(sums, line.load(at));
+        }
+        sums
     }
 }

@@ -1,7 +1,7 @@
 //! Outputs, band by band: down the columns, along the rows, and those windows that do not hold one by one.
 
 use super::aligned::Aligned;
-use super::columns::{kept_pitch, Columns, Pieces, Shifts};
+use super::columns::{kept_pitch, Columns, Cuts, Shifts};
 use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
@@ -37,7 +37,7 @@ pub struct Pooling<'a, T: Element> {
 #[derive(Default)]
 pub struct Sums<T: Element> {
     gathered: [Gathered<T>; 2],
-    pieces: Pieces,
+    cuts: Cuts,
     /// Sums of columns: a line for each piece that windows share, and one for each of some rows of windows.
     shared: [Aligned<T::Compute>; 2],
     lines: [Aligned<T::Compute>; 2],
@@ -124,12 +124,12 @@ impl<T: Element> Sums<T> {
     /// Makes room for these windows, but for the sums of windows.
     fn grow(&mut self, windows: &Windows, geometry: &Geometry, keep: bool) {
         let Windows { rows, across, .. } = windows;
-        self.pieces.cut(rows);
+        let pieces = self.cuts.of(rows);
         let cells = rows.windows.len().min(across.lines()) * across.pitch + slack(across);
         let of_piece = kept_pitch(across.cells.len() * across.unit);
         for (lines, shared) in self.lines.iter_mut().zip(&mut self.shared) {
             lines.grow(cells);
-            shared.grow(self.pieces.lines() * of_piece);
+            shared.grow(pieces.lines() * of_piece);
         }
         if keep {
             let kept = windows.kept(&windows.area(geometry));
@@ -230,7 +230,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         let area = windows.area(self.geometry);
         let Sums {
             gathered,
-            pieces,
+            cuts,
             shared: [shared_a, shared_b],
             lines: [a, b],
             kept,
@@ -238,6 +238,7 @@ impl<'a, T: Element> Pooling<'a, T> {
             windows: of_windows,
             shifts,
         } = sums;
+        let pieces = cuts.of(rows);
         for i in 0..windows.groups() {
             let planes = windows.group(i);
             let patches = self.patches(planes.clone(), across.unit, &area, gathered);

@@ -6,7 +6,7 @@
 use super::plan::{ABREAST, COLUMNS, REACH};
 use super::rows::Ending;
 use super::rule::{Cell, Join, Rule};
-use super::vector::{InstructionSet, Kernel, Real, Vector};
+use super::vector::{prefetch, InstructionSet, Kernel, Real, Vector};
 use super::view::Patch;
 
 /// The cells of a plane, or of planes abreast, and its windows: none is padded or cut off.
@@ -134,6 +134,7 @@ impl<C: Real> Direct<'_, C> {
             let start = patch.at(depth, row) + place.window * COLUMNS * patch.across + place.lane;
             for (column, cells) in cells.iter_mut().enumerate() {
                 let at = start + column * across;
+                prefetch(patch.cells, at + 4096 / std::mem::size_of::<C>());
                 // SAFETY: the caller's.
                 *cells = V::load(unsafe { patch.cells.get_unchecked(at..at + V::LANES) });
             }

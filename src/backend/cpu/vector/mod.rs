@@ -21,6 +21,19 @@ use std::fmt::Debug;
 /// The most lanes that a vector has, in any type.
 pub const MOST_LANES: usize = 16;
 
+/// Has the cache fetch the cell at this place, which may lie behind the last: nothing that a program sees is read.
+#[inline(always)]
+pub fn prefetch<C>(cells: &[C], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, and it never faults.
+    unsafe {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        _mm_prefetch::<_MM_HINT_T0>(cells.as_ptr().wrapping_add(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (cells, at);
+}
+
 /// The dtype of the arithmetic: f32 or f64.
 pub trait Real: Copy + Default + PartialOrd + Debug + Send + Sync + 'static {
     /// The vector of an instruction set.

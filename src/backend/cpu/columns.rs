@@ -5,7 +5,7 @@
 
 use super::plan::{Span, ABREAST};
 use super::rule::{Cell, Join, Rule};
-use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
+use super::vector::{prefetch, InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::Patch;
 use crate::geometry::Axis;
 use std::ops::Range;
@@ -277,6 +277,7 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
                 unit,
                 columns: Strided { first, step, reach },
                 ring,
+                next_band: x.at(last.0, last.1) + reach,
                 kept,
             };
             for (i, window) in pieces.windows[windows.clone()].iter().enumerate() {
@@ -389,6 +390,8 @@ struct Lifting<'a, C, V, R> {
     unit: usize,
     columns: Strided,
     ring: Ring<C>,
+    /// From a cell to that of the next band, roughly.
+    next_band: usize,
     kept: &'a mut [C],
 }
 
@@ -566,6 +569,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
         let (of_x, of_z, kept) = (row.x + start, row.z + start, row.kept + start);
         // SAFETY: the caller's.
         unsafe {
+            prefetch(self.x.cells, of_x + self.next_band);
             let x = V::load(self.x.cells.get_unchecked(of_x..of_x + V::LANES));
             let z = match R::LOGITS {
                 true => V::load(self.z.cells.get_unchecked(of_z..of_z + V::LANES)),

@@ -8,6 +8,7 @@ use super::rows::Ending;
 use super::rule::{Cell, Join, Rule};
 use super::vector::{prefetch, InstructionSet, Kernel, Real, Vector};
 use super::view::Patch;
+use std::mem;
 
 /// The cells of a plane, or of planes abreast, and its windows: none is padded or cut off.
 #[derive(Clone, Copy)]
@@ -45,6 +46,9 @@ struct Place {
     /// How many windows are of that line.
     count: usize,
 }
+
+/// Bytes that the cache is to be ahead: rows two by two are no pattern that every processor foresees.
+const AHEAD: usize = 4096;
 
 /// The rows of one window after the other, its depths first; those of a vector of windows in two columns.
 type Rows<V, const ROWS: usize> = [[V; COLUMNS]; ROWS];
@@ -134,7 +138,7 @@ impl<C: Real> Direct<'_, C> {
             let start = patch.at(depth, row) + place.window * COLUMNS * patch.across + place.lane;
             for (column, cells) in cells.iter_mut().enumerate() {
                 let at = start + column * across;
-                prefetch(patch.cells, at + 4096 / std::mem::size_of::<C>());
+                prefetch(patch.cells, at + AHEAD / mem::size_of::<C>());
                 // SAFETY: the caller's.
                 *cells = V::load(unsafe { patch.cells.get_unchecked(at..at + V::LANES) });
             }

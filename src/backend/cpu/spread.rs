@@ -19,30 +19,33 @@ pub struct Spread<'a, C> {
 /// Zeros before the first line of terms, which vectors reach back to.
 pub const MARGIN: usize = MOST_LANES;
 
-/// The sums of a row of cells, and the space to make them in.
+/// The sums of some rows of cells, and the space to make them in.
 #[derive(Default)]
 pub struct Spreading<C> {
-    /// Rows of windows whose terms are in `line`.
-    of: Range<usize>,
-    /// Their sums, with zeros around them.
+    /// The sums of lines of terms, with zeros around them.
     line: Aligned<C>,
-    /// The sums of cells, from the first padded one on.
-    pub cells: Aligned<C>,
+    /// The sums of cells, row after row, each from the first padded cell on.
+    cells: Aligned<C>,
+    /// Where those of each row begin: rows of the same windows have the same.
+    rows: [usize; ROWS],
 }
 
-/// The sums of the terms for each cell of a row of the input, in `spreading.cells`.
-struct SpreadRow<'a, 'b, C> {
+/// Rows whose terms are spread at a time: a call is dear for one alone.
+const ROWS: usize = 8;
+
+/// The sums of the terms for each cell of some rows of the input, [`ROWS`] at most.
+struct SpreadRows<'a, 'b, C> {
     work: &'a Spread<'b, C>,
-    row: usize,
+    rows: Range<usize>,
     spreading: &'a mut Spreading<C>,
 }
 
-impl<C: Real> Kernel for SpreadRow<'_, '_, C> {
+impl<C: Real> Kernel for SpreadRows<'_, '_, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<I: InstructionSet>(self) {
-        self.work.row::<C::Vector<I>>(self.row, self.spreading);
+        self.work.rows::<C::Vector<I>>(self.rows, self.spreading);
     }
 }
 
@@ -77,19 +80,22 @@ impl<C: Real, R: Rule> Kernel for GradientsBy<'_, C, R> {
         for t in 0..R::TERMS {
             self.0.spreads[t].begin(&mut self.0.spreading[t]);
         }
-        for row in self.0.cells.rows.clone() {
+        let all = self.0.cells.rows.clone();
+        for first in all.clone().step_by(ROWS) {
+            let rows = first..all.end.min(first + ROWS);
             for t in 0..R::TERMS {
-                let (work, spreading) = (&self.0.spreads[t], &mut self.0.spreading[t]);
-                let kernel = SpreadRow {
-                    work,
-                    row,
-                    spreading,
+                let kernel = SpreadRows {
+                    work: &self.0.spreads[t],
+                    rows: rows.clone(),
+                    spreading: &mut self.0.spreading[t],
                 };
                 // SAFETY: this runs on a machine that has the set. A call, lest every rule compiles it again.
                 unsafe { I::call(kernel) };
             }
-            for depth in self.0.cells.depths.clone() {
-                self.row::<C::Vector<I>>(depth, row);
+            for row in rows {
+                for depth in self.0.cells.depths.clone() {
+                    self.row::<C::Vector<I>>(depth, row, row - first);
+                }
             }
         }
     }
@@ -97,7 +103,7 @@ impl<C: Real, R: Rule> Kernel for GradientsBy<'_, C, R> {
 
 impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
     #[inline(always)]
-    fn row<V: Vector<Real = C>>(&mut self, depth: usize, row: usize) {
+    fn row<V: Vector<Real = C>>(&mut self, depth: usize, row: usize, spread: usize) {
         let Self(
             Gradients {
                 spreads,
@@ -123,9 +129,9 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
         // Whole vectors, so that none is checked by itself. What a rule does not need is `a` again.
         let lanes = V::LANES;
         let count = (cells.columns.len() * unit).next_multiple_of(lanes);
-        let a = &spreading[0].cells[first..][..count];
+        let a = &spreading[0].row(spread)[first..][..count];
         let b = match R::TERMS {
-            2 => &spreading[1].cells[first..][..count],
+            2 => &spreading[1].row(spread)[first..][..count],
             _ => a,
         };
         let kept = match R::SHIFTED {
@@ -166,17 +172,28 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
     }
 }
 
+impl<C> Spreading<C> {
+    fn row(&self, row: usize) -> &[C] {
+        &self.cells[self.rows[row]..]
+    }
+}
+
 impl<C: Real> Spread<'_, C> {
-    /// Sums that are left from another band are forgotten.
+    /// Makes room, and zeros of what no row writes.
     pub fn begin(&self, spreading: &mut Spreading<C>) {
-        spreading.of = 0..0;
         let line = 2 * self.margin() + self.across.lanes() + MOST_LANES;
         spreading.line.grow(line);
         spreading.line[..line].fill(C::default());
-        // Cells behind those of windows have none.
-        let (pitch, more) = (self.across.pitch, 4 * MOST_LANES);
-        spreading.cells.grow(pitch + more);
-        spreading.cells[pitch..pitch + more].fill(C::default());
+        spreading.cells.grow(ROWS * self.pitch());
+        for cells in spreading.cells[..ROWS * self.pitch()].chunks_exact_mut(self.pitch()) {
+            // Cells behind those of windows have none.
+            cells[self.across.pitch..].fill(C::default());
+        }
+    }
+
+    /// From a row of sums of cells to the next: vectors of groups reach behind the last.
+    fn pitch(&self) -> usize {
+        self.across.pitch.next_multiple_of(MOST_LANES) + (SPLIT + 1) * MOST_LANES
     }
 
     /// Zeros before and after a line.
@@ -189,15 +206,36 @@ impl<C: Real> Spread<'_, C> {
     }
 
     #[inline(always)]
-    fn row<V: Vector<Real = C>>(&self, row: usize, spreading: &mut Spreading<C>) {
+    fn rows<V: Vector<Real = C>>(&self, rows: Range<usize>, spreading: &mut Spreading<C>) {
+        let mut before = None;
+        let mut start = 0;
+        for (i, row) in rows.enumerate() {
+            let lines = self.lines(row);
+            if before.as_ref() != Some(&lines) {
+                start = i * self.pitch();
+                self.row::<V>(&lines, spreading, start);
+                before = Some(lines);
+            }
+            spreading.rows[i] = start;
+        }
+    }
+
+    /// The lines of the windows that have a row.
+    fn lines(&self, row: usize) -> Range<usize> {
         let windows = self.rows.axis.windows_of(row);
         let Range { start: first, end } = self.rows.windows;
-        let windows = windows.start.max(first)..windows.end.min(end);
-        if windows == spreading.of {
-            return;
-        }
-        spreading.of = windows.clone();
-        let lines = windows.start - first..windows.end.max(windows.start) - first;
+        let (start, end) = (windows.start.max(first), windows.end.min(end));
+        start - first..end.max(start) - first
+    }
+
+    /// The sums of a row of cells, from this one on.
+    #[inline(always)]
+    fn row<V: Vector<Real = C>>(
+        &self,
+        lines: &Range<usize>,
+        spreading: &mut Spreading<C>,
+        start: usize,
+    ) {
         let step = Step::of(&self.across.axis);
         let lanes = self.across.lanes();
         let lines = Lines {
@@ -215,18 +253,21 @@ impl<C: Real> Spread<'_, C> {
         {
             let few = lines.count.saturating_mul(whole + 1) <= FEW_TERMS;
             if few && self.across.unit == 1 && stride <= SPLIT {
-                return lines.along::<V>([stride, whole, rest], &mut spreading.cells);
+                let cells = &mut spreading.cells[start..start + self.pitch()];
+                return lines.along::<V>([stride, whole, rest], cells);
             }
         }
         self.down::<V>(lines, &mut spreading.line[self.margin()..]);
+        let Spreading { line, cells, .. } = spreading;
+        let (line, cells) = (&line[..], &mut cells[start..start + self.pitch()]);
         match step {
-            step if self.across.unit > 1 => self.along_abreast::<V>(step, spreading),
+            step if self.across.unit > 1 => self.along_abreast::<V>(step, line, cells),
             Step::Groups {
                 stride,
                 whole,
                 rest,
-            } => self.along::<V>([stride, whole, rest], spreading),
-            Step::Ranges => self.along_ranges(spreading),
+            } => self.along::<V>([stride, whole, rest], line, cells),
+            Step::Ranges => self.along_ranges(line, cells),
         }
     }
 
@@ -236,7 +277,7 @@ impl<C: Real> Spread<'_, C> {
         lines.assert_inside(0, V::LANES);
         for at in (0..lines.lanes).step_by(V::LANES) {
             // SAFETY: asserted above.
-            let mut sum: V = unsafe { lines.sum(lines.margin + at) };
+            let mut sum: V = unsafe { lines.sum::<V, UNKNOWN>(lines.margin + at) };
             // What lies behind a line is the next one's.
             if lines.lanes - at < V::LANES {
                 sum = V::select(V::below(lines.lanes - at), sum, V::zero());
@@ -249,7 +290,8 @@ impl<C: Real> Spread<'_, C> {
     fn along<V: Vector<Real = C>>(
         &self,
         [stride, whole, rest]: [usize; 3],
-        spreading: &mut Spreading<C>,
+        line: &[C],
+        cells: &mut [C],
     ) {
         let (margin, lanes) = (self.margin(), self.across.lanes());
         // No group has more windows than there are.
@@ -258,9 +300,8 @@ impl<C: Real> Spread<'_, C> {
         } else {
             (whole, rest)
         };
-        let Spreading { line, cells, .. } = spreading;
         let line = Lines {
-            terms: &line[..],
+            terms: line,
             margin,
             lanes,
             count: 1,
@@ -270,14 +311,14 @@ impl<C: Real> Spread<'_, C> {
 
     /// Cells of planes abreast: one after the other.
     #[inline(always)]
-    fn along_abreast<V: Vector<Real = C>>(&self, step: Step, spreading: &mut Spreading<C>) {
+    fn along_abreast<V: Vector<Real = C>>(&self, step: Step, line: &[C], cells: &mut [C]) {
         let Span {
             unit,
             axis,
             windows,
             ..
         } = self.across;
-        let line = &spreading.line[self.margin()..];
+        let first = self.margin();
         for lane in (0..*unit).step_by(V::LANES) {
             match step {
                 Step::Groups {
@@ -292,17 +333,17 @@ impl<C: Real> Spread<'_, C> {
                         (whole, rest)
                     };
                     for group in 0..groups {
-                        let mut at = self.margin() + group * unit + lane;
+                        let mut at = first + group * unit + lane;
                         let mut of_all = V::zero();
                         for _ in 0..whole {
-                            of_all = of_all.add(V::load(&spreading.line[at..]));
+                            of_all = of_all.add(V::load(&line[at..]));
                             at -= unit;
                         }
-                        let of_first = of_all.add(V::load(&spreading.line[at..]));
+                        let of_first = of_all.add(V::load(&line[at..]));
                         for t in 0..stride {
                             let sum = if t < rest { of_first } else { of_all };
                             let to = (group * stride + t) * unit + lane;
-                            sum.store(&mut spreading.cells[to..]);
+                            sum.store(&mut cells[to..]);
                         }
                     }
                 }
@@ -311,9 +352,10 @@ impl<C: Real> Spread<'_, C> {
                         let of = axis.windows_of(cell);
                         let mut sum = V::zero();
                         for o in of.start.max(windows.start)..of.end.min(windows.end) {
-                            sum = sum.add(V::load(&line[(o - windows.start) * unit + lane..]));
+                            sum = sum
+                                .add(V::load(&line[first + (o - windows.start) * unit + lane..]));
                         }
-                        sum.store(&mut spreading.cells[i * unit + lane..]);
+                        sum.store(&mut cells[i * unit + lane..]);
                     }
                 }
             }
@@ -321,20 +363,32 @@ impl<C: Real> Spread<'_, C> {
     }
 
     #[inline(always)]
-    fn along_ranges(&self, spreading: &mut Spreading<C>) {
+    fn along_ranges(&self, line: &[C], to: &mut [C]) {
         let Span {
             axis,
             windows,
             cells,
             ..
         } = self.across;
-        let line = &spreading.line[self.margin()..];
-        for (i, cell) in cells.clone().enumerate() {
+        let line = &line[self.margin()..];
+        for (cell, to) in cells.clone().zip(to) {
             let of = axis.windows_of(cell);
             let of = of.start.max(windows.start)..of.end.min(windows.end);
             let sum = of.fold(C::default(), |sum, o| sum.add(line[o - windows.start]));
-            spreading.cells[i] = sum;
+            *to = sum;
         }
+    }
+}
+
+/// A number that is not known when the kernel is compiled.
+const UNKNOWN: usize = usize::MAX;
+
+/// `N`, or the number given.
+#[inline(always)]
+fn known<const N: usize>(number: usize) -> usize {
+    match N {
+        UNKNOWN => number,
+        _ => N,
     }
 }
 
@@ -358,13 +412,15 @@ impl<C: Real> Lines<'_, C> {
         assert!(last + self.lanes + lanes <= self.terms.len());
     }
 
+    /// The sums of a vector of terms.
+    ///
     /// # Safety
     ///
     /// [`Lines::assert_inside`]
     #[inline(always)]
-    unsafe fn sum<V: Vector<Real = C>>(self, mut at: usize) -> V {
+    unsafe fn sum<V: Vector<Real = C>, const LINES: usize>(self, mut at: usize) -> V {
         let mut sum = V::zero();
-        for _ in 0..self.count {
+        for _ in 0..known::<LINES>(self.count) {
             // SAFETY: the caller's.
             let terms = unsafe { self.terms.get_unchecked(at..at + V::LANES) };
             sum = sum.add(V::load(terms));
@@ -385,25 +441,44 @@ impl<C: Real> Lines<'_, C> {
         }
     }
 
-    /// A vector of groups of `S` cells at a time.
+    /// Most rows have few windows, and loops of one or two turns cost more than they do.
     #[inline(always)]
     fn in_vectors<V: Vector<Real = C>, const S: usize>(
         self,
         [whole, rest]: [usize; 2],
         cells: &mut [C],
     ) {
+        match (self.count, whole) {
+            (1, 1) => self.groups::<V, S, 1, 1>(whole, rest, cells),
+            (2, 1) => self.groups::<V, S, 2, 1>(whole, rest, cells),
+            (1, 2) => self.groups::<V, S, 1, 2>(whole, rest, cells),
+            (2, 2) => self.groups::<V, S, 2, 2>(whole, rest, cells),
+            (1, 3) => self.groups::<V, S, 1, 3>(whole, rest, cells),
+            _ => self.groups::<V, S, UNKNOWN, UNKNOWN>(whole, rest, cells),
+        }
+    }
+
+    /// A vector of groups of `S` cells at a time.
+    #[inline(always)]
+    fn groups<V: Vector<Real = C>, const S: usize, const LINES: usize, const WHOLE: usize>(
+        self,
+        whole: usize,
+        rest: usize,
+        cells: &mut [C],
+    ) {
+        let whole = known::<WHOLE>(whole);
         self.assert_inside(whole, V::LANES);
         for group in (0..self.lanes).step_by(V::LANES) {
             let at = self.margin + group;
             let mut of_all = V::zero();
             for back in 0..whole {
                 // SAFETY: asserted above.
-                of_all = of_all.add(unsafe { self.sum::<V>(at - back) });
+                of_all = of_all.add(unsafe { self.sum::<V, LINES>(at - back) });
             }
             let mut of_first = of_all;
             if rest > 0 {
                 // SAFETY: asserted above.
-                of_first = of_all.add(unsafe { self.sum::<V>(at - whole) });
+                of_first = of_all.add(unsafe { self.sum::<V, LINES>(at - whole) });
             }
             // What lies behind a line may be the next one's.
             let left = self.lanes - group;

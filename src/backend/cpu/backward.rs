@@ -146,17 +146,20 @@ impl<T: Element> Backward<'_, T> {
                 across: Span::new(width, columns.clone()).times(tile.unit),
             };
             self.copy_grads(scratch, &windows);
+            let all_hold;
             if self.is_direct(tile, &windows) {
-                self.find_directly(scratch, tile, &windows);
+                all_hold = self.find_directly(scratch, tile, &windows);
             } else {
-                self.find_terms(scratch, &windows);
+                all_hold = self.find_terms(scratch, &windows);
                 if self.pooling.traits.places {
                     self.scatter(scratch, tile, &windows);
                 } else {
                     self.spread(scratch, tile, &windows, !once);
                 }
             }
-            self.add_alone(scratch, tile, &windows);
+            if !all_hold {
+                self.add_alone(scratch, tile, &windows);
+            }
         }
     }
 
@@ -193,8 +196,8 @@ impl<T: Element> Backward<'_, T> {
             && inside(&area.columns, &tile.area.columns)
     }
 
-    /// Windows in registers, from sums to the gradients of their cells.
-    fn find_directly(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
+    /// Windows in registers, from sums to the gradients of their cells; returns whether all hold.
+    fn find_directly(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) -> bool {
         let Scratch {
             gathered,
             values,
@@ -203,11 +206,12 @@ impl<T: Element> Backward<'_, T> {
             ..
         } = scratch;
         let area = windows.area(self.pooling.geometry);
+        let mut all_hold = true;
         for i in 0..windows.groups() {
             let planes = windows.group(i);
             let first = windows.start(planes.start, windows.rows.windows.start);
             let to = tile.place(i * tile.unit, area.first()).unwrap_or_default();
-            self.pooling.kernels.direct_gradients(DirectGradients {
+            all_hold &= self.pooling.kernels.direct_gradients(DirectGradients {
                 of: self.pooling.direct(windows, planes, gathered),
                 grads: &terms[0][MARGIN + first..],
                 values: &mut values[first..],
@@ -215,6 +219,7 @@ impl<T: Element> Backward<'_, T> {
                 to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
             });
         }
+        all_hold
     }
 
     /// The gradients of outputs, in `scratch.terms[0]` from [`MARGIN`] on: zero between lines.
@@ -261,8 +266,9 @@ impl<T: Element> Backward<'_, T> {
         }
     }
 
-    /// Pools windows again for their terms, which are zero for those that do not hold.
-    fn find_terms(&self, scratch: &mut Scratch<T>, windows: &Windows) {
+    /// Pools windows again for their terms, which are zero for those that do not hold; returns whether all do, those
+    /// between lines included.
+    fn find_terms(&self, scratch: &mut Scratch<T>, windows: &Windows) -> bool {
         let Scratch {
             sums,
             values,
@@ -271,13 +277,15 @@ impl<T: Element> Backward<'_, T> {
         } = scratch;
         let [first, second] = terms;
         let keep = self.pooling.traits.shifted;
+        let mut all_hold = true;
         self.pooling.sum(windows, keep, sums, |place, sums| {
             let to = Terms {
                 values: &mut values[place..],
                 terms: [&mut first[MARGIN + place..], &mut second[MARGIN + place..]],
             };
-            self.pooling.kernels.terms(sums, to);
+            all_hold &= self.pooling.kernels.terms(sums, to);
         });
+        all_hold
     }
 
     /// Gradients of cells that add up what their windows give: added to what is there, or in its place.

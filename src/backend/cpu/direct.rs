@@ -3,6 +3,7 @@
 //! All cells of a vector of windows are there at once, so that weights are those of a window's own largest logit: no
 //! window that is finite fails to hold, and no pass over the cells looks for a common one.
 
+use super::kernels::all_hold;
 use super::plan::{ABREAST, COLUMNS, REACH};
 use super::rows::Ending;
 use super::rule::{Cell, Join, Rule};
@@ -260,10 +261,10 @@ impl<C: Real, R: Rule, E: Ending<C>> DirectBy<'_, C, R, E> {
 pub struct DirectGradientsBy<'a, C, R>(pub DirectGradients<'a, C>, pub R);
 
 impl<C: Real, R: Rule> Kernel for DirectGradientsBy<'_, C, R> {
-    type Output = ();
+    type Output = bool;
 
     #[inline(always)]
-    fn run<I: InstructionSet>(mut self) {
+    fn run<I: InstructionSet>(mut self) -> bool {
         self.0.of.assert_inside();
         match self.0.of.rows() {
             1 => self.windows::<C::Vector<I>, 1>(),
@@ -276,7 +277,7 @@ impl<C: Real, R: Rule> Kernel for DirectGradientsBy<'_, C, R> {
 
 impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
     #[inline(always)]
-    fn windows<V: Vector<Real = C>, const ROWS: usize>(&mut self) {
+    fn windows<V: Vector<Real = C>, const ROWS: usize>(&mut self) -> bool {
         let Self(
             DirectGradients {
                 of: direct,
@@ -288,6 +289,7 @@ impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
             rule,
         ) = self;
         let (zero, nan) = (V::zero(), V::splat(C::NAN));
+        let mut all = true;
         for line in 0..direct.windows[0] {
             for vector in 0..direct.vectors(V::LANES) {
                 let place = direct.place(line, vector, V::LANES);
@@ -295,6 +297,7 @@ impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
                 let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, place) };
                 let at = direct.index(place);
                 let (y, holds, mut terms) = terms(*rule, pooled.sums, V::load(&grads[at..]));
+                all &= all_hold::<V>(holds, place.count);
                 V::select(holds, y, nan).store(&mut values[at..]);
                 // What is no window's gets no gradient.
                 let given = V::and(holds, V::below(place.count));
@@ -318,6 +321,7 @@ impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
                 }
             }
         }
+        all
     }
 }
 

@@ -26,10 +26,12 @@ pub trait Kernels<C>: Send + Sync {
     fn apart(&self, work: Apart<'_, C>);
     /// Windows in registers, to their ending: as [`Kernels::finish`].
     fn direct(&self, work: Direct<'_, C>, to: Finish<'_, C>) -> bool;
-    fn direct_gradients(&self, work: DirectGradients<'_, C>);
+    /// Whether all hold.
+    fn direct_gradients(&self, work: DirectGradients<'_, C>) -> bool;
     /// Whether all hold, those between lines included.
     fn finish(&self, sums: Sums<'_, C>, to: Finish<'_, C>) -> bool;
-    fn terms(&self, sums: Sums<'_, C>, to: Terms<'_, C>);
+    /// As [`Kernels::finish`].
+    fn terms(&self, sums: Sums<'_, C>, to: Terms<'_, C>) -> bool;
     fn gradients(&self, work: Gradients<'_, C>);
     /// [`Rule::define`]
     fn define(&self, window: &Window) -> f64;
@@ -134,8 +136,8 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
         self.call(DirectBy(work, rule, end)).all_hold
     }
 
-    fn direct_gradients(&self, work: DirectGradients<'_, C>) {
-        self.call(DirectGradientsBy(work, self.rule));
+    fn direct_gradients(&self, work: DirectGradients<'_, C>) -> bool {
+        self.call(DirectGradientsBy(work, self.rule))
     }
 
     fn finish(&self, sums: Sums<'_, C>, to: Finish<'_, C>) -> bool {
@@ -148,9 +150,14 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
         self.call(End::<C, R, _>(sums, end, PhantomData)).all_hold
     }
 
-    fn terms(&self, sums: Sums<'_, C>, to: Terms<'_, C>) {
+    fn terms(&self, sums: Sums<'_, C>, to: Terms<'_, C>) -> bool {
         let rule = self.rule;
-        self.call(End::<C, R, _>(sums, Terming { rule, to }, PhantomData));
+        let end = Terming {
+            rule,
+            to,
+            all_hold: true,
+        };
+        self.call(End::<C, R, _>(sums, end, PhantomData)).all_hold
     }
 
     fn gradients(&self, work: Gradients<'_, C>) {
@@ -323,10 +330,7 @@ impl<C: Real, R: Rule> Ending<C> for Finishing<'_, C, R> {
     fn take<V: Vector<Real = C>>(&mut self, at: usize, sums: [V; 2], count: usize) {
         let y = self.rule.finish(sums);
         let holds = self.rule.holds(sums, y);
-        self.all_hold &= match count < V::LANES {
-            true => V::all(V::or(holds, V::from(count))),
-            false => V::all(holds),
-        };
+        self.all_hold &= all_hold::<V>(holds, count);
         V::select(holds, y, V::splat(C::NAN)).store(&mut self.to.values[at..]);
     }
 }
@@ -335,20 +339,31 @@ impl<C: Real, R: Rule> Ending<C> for Finishing<'_, C, R> {
 struct Terming<'a, C, R> {
     rule: R,
     to: Terms<'a, C>,
+    all_hold: bool,
 }
 
 impl<C: Real, R: Rule> Ending<C> for Terming<'_, C, R> {
     #[inline(always)]
-    fn take<V: Vector<Real = C>>(&mut self, at: usize, sums: [V; 2], _count: usize) {
+    fn take<V: Vector<Real = C>>(&mut self, at: usize, sums: [V; 2], count: usize) {
         let Terms {
             values,
             terms: [first, second],
         } = &mut self.to;
         let (y, holds, [a, b]) = terms(self.rule, sums, V::load(&first[at..]));
+        self.all_hold &= all_hold::<V>(holds, count);
         if R::TERMS == 2 {
             V::select(holds, b, V::zero()).store(&mut second[at..]);
         }
         V::select(holds, a, V::zero()).store(&mut first[at..]);
         V::select(holds, y, V::splat(C::NAN)).store(&mut values[at..]);
+    }
+}
+
+/// Whether so many windows hold.
+#[inline(always)]
+pub fn all_hold<V: Vector>(holds: V::Mask, count: usize) -> bool {
+    match count < V::LANES {
+        true => V::all(V::or(holds, V::from(count))),
+        false => V::all(holds),
     }
 }

@@ -207,14 +207,12 @@ impl<C: Real> Spread<'_, C> {
 
     #[inline(always)]
     fn rows<V: Vector<Real = C>>(&self, rows: Range<usize>, spreading: &mut Spreading<C>) {
-        let mut before = None;
+        let mut lines = self.lines(rows.start);
         let mut start = 0;
         for (i, row) in rows.enumerate() {
-            let lines = self.lines(row);
-            if before.as_ref() != Some(&lines) {
+            if self.advance(&mut lines, row) || i == 0 {
                 start = i * self.pitch();
                 self.row::<V>(&lines, spreading, start);
-                before = Some(lines);
             }
             spreading.rows[i] = start;
         }
@@ -226,6 +224,22 @@ impl<C: Real> Spread<'_, C> {
         let Range { start: first, end } = self.rows.windows;
         let (start, end) = (windows.start.max(first), windows.end.min(end));
         start - first..end.max(start) - first
+    }
+
+    /// Makes of the lines of a row those of this one further down, without a division; returns whether they differ.
+    #[inline(always)]
+    fn advance(&self, lines: &mut Range<usize>, row: usize) -> bool {
+        let Span { axis, windows, .. } = self.rows;
+        let (first, count) = (windows.start, windows.len());
+        let before = lines.clone();
+        while lines.start < count && axis.window(first + lines.start).end <= row {
+            lines.start += 1;
+        }
+        lines.end = lines.end.max(lines.start);
+        while lines.end < count && axis.window(first + lines.end).start <= row {
+            lines.end += 1;
+        }
+        *lines != before
     }
 
     /// The sums of a row of cells, from this one on.

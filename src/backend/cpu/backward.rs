@@ -238,27 +238,36 @@ impl<T: Element> Backward<'_, T> {
             terms[..MARGIN].fill(T::Compute::default());
         }
         let [grads, second] = terms;
-        let grads = &mut grads[MARGIN..MARGIN + places];
-        grads.fill(T::Compute::default());
         // What lies behind a group of planes is read, but not always written.
         let of_lines = windows.rows.windows.len() * windows.across.lanes();
-        for group in second[MARGIN..MARGIN + places].chunks_exact_mut(windows.of_group()) {
-            group[of_lines..].fill(T::Compute::default());
+        for terms in [&mut *grads, second] {
+            for group in terms[MARGIN..MARGIN + places].chunks_exact_mut(windows.of_group()) {
+                group[of_lines..].fill(T::Compute::default());
+            }
         }
         let area = Area {
             depths: windows.depth..windows.depth + 1,
             rows: windows.rows.windows.clone(),
             columns: windows.across.windows.clone(),
         };
+        let grads = &mut grads[MARGIN..MARGIN + places];
+        if windows.across.unit > 1 {
+            grads.fill(T::Compute::default());
+        }
         for plane in windows.planes.clone() {
             let patch = self.grad.patch(self.pooling.arch, plane, &area, of_grad);
+            if windows.across.unit == 1 {
+                let start = windows.start(plane, area.rows.start);
+                let lines = grads[start..start + of_lines].chunks_exact_mut(windows.across.lanes());
+                for (i, line) in lines.enumerate() {
+                    let (cells, between) = line.split_at_mut(area.columns.len());
+                    cells.copy_from_slice(&patch.from(0, i, 0)[..area.columns.len()]);
+                    between.fill(T::Compute::default());
+                }
+                continue;
+            }
             for (i, row) in area.rows.clone().enumerate() {
                 let cells = &patch.from(0, i, 0)[..area.columns.len()];
-                let start = windows.start(plane, row);
-                if windows.across.unit == 1 {
-                    grads[start..start + cells.len()].copy_from_slice(cells);
-                    continue;
-                }
                 for (place, &g) in windows.line(plane, row).zip(cells) {
                     grads[place] = g;
                 }

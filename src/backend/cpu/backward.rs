@@ -433,11 +433,6 @@ impl<T: Element> Backward<'_, T> {
             gradients, apart, ..
         } = scratch;
         let (count, pitch) = (depths.len() * rows.len(), tile.pitch() / tile.unit);
-        // Rows without a gap between them are one.
-        let (pieces, len) = match pitch == columns.len() {
-            true => (1, rows.len() * pitch),
-            false => (rows.len(), columns.len()),
-        };
         for (output, gradients) in output.iter_mut().zip(gradients) {
             if output.is_empty() {
                 continue;
@@ -462,14 +457,13 @@ impl<T: Element> Backward<'_, T> {
                 }
                 for depth in 0..depths.len() {
                     let first = (plane * depths.len() + depth) * band.rows.len();
-                    for i in 0..pieces {
-                        let from = (depth * rows.len() + i) * pitch;
-                        let to = (first + rows.start - band.rows.start + i) * columns.len();
-                        self.pooling.arch.run(Narrow {
-                            values: &lines[from..from + len],
-                            cells: &mut output[to..to + len],
-                        });
-                    }
+                    let to = (first + rows.start - band.rows.start) * columns.len();
+                    self.pooling.arch.run(Narrow {
+                        values: &lines[depth * rows.len() * pitch..],
+                        pitch,
+                        columns: columns.len(),
+                        cells: &mut output[to..to + rows.len() * columns.len()],
+                    });
                 }
             }
         }

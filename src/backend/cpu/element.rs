@@ -141,9 +141,13 @@ impl<T: Element> Kernel for Widen<'_, T> {
     }
 }
 
-/// Values rounded once; slices of one length.
+/// Values rounded once, row by row.
 pub struct Narrow<'a, T: Element> {
     pub values: &'a [T::Compute],
+    /// From a row of values to the next; at least `columns`.
+    pub pitch: usize,
+    pub columns: usize,
+    /// Rows without a gap between them.
     pub cells: &'a mut [MaybeUninit<T>],
 }
 
@@ -152,7 +156,14 @@ impl<T: Element> Kernel for Narrow<'_, T> {
 
     #[inline(always)]
     fn run<I: InstructionSet>(self) {
-        T::narrow::<<T::Compute as Real>::Vector<I>>(self.values, self.cells);
+        type V<T, I> = <<T as Element>::Compute as Real>::Vector<I>;
+        if self.pitch == self.columns {
+            return T::narrow::<V<T, I>>(&self.values[..self.cells.len()], self.cells);
+        }
+        let rows = self.cells.chunks_exact_mut(self.columns).enumerate();
+        for (i, cells) in rows {
+            T::narrow::<V<T, I>>(&self.values[i * self.pitch..][..self.columns], cells);
+        }
     }
 }
 

@@ -456,20 +456,18 @@ impl<'a, T: Element> Pooling<'a, T> {
                 let first = (i * band.depths.len() + windows.depth - band.depths.start) * of_band;
                 let first = (first + rows.start - band.rows.start) * columns;
                 let cells = &mut output[first..first + rows.len() * columns];
-                if pitch == columns {
-                    let values = &lines[..cells.len()];
-                    self.arch.run(Narrow { values, cells });
-                    if all_hold {
-                        continue;
-                    }
+                self.arch.run(Narrow {
+                    values: lines,
+                    pitch,
+                    columns,
+                    cells,
+                });
+                if all_hold {
+                    continue;
                 }
                 for (i, cells) in cells.chunks_exact_mut(columns).enumerate() {
                     let values = &lines[i * pitch..i * pitch + columns];
-                    if pitch != columns {
-                        let cells = &mut *cells;
-                        self.arch.run(Narrow { values, cells });
-                    }
-                    if all_hold || numbers(values) {
+                    if numbers(values) {
                         continue;
                     }
                     let at = [plane, windows.depth, rows.start + i];

@@ -20,7 +20,6 @@ use std::ops::Range;
 #[derive(Default)]
 pub struct Scratch<T: Element> {
     sums: Sums<T>,
-    gathered: [Gathered<T>; 2],
     of_grad: Gathered<T>,
     /// Outputs or places of windows, NaN for those that do not hold.
     values: Aligned<T::Compute>,
@@ -100,18 +99,29 @@ impl<T: Element> Backward<'_, T> {
             let (z, rest_of_z) = of_z.split_at_mut(band.cells().min(of_z.len()));
             (of_x, of_z) = (rest, rest_of_z);
             let mut output = [x, z];
-            for start in band.rows.clone().step_by(self.pooling.plan.rows) {
-                let tile = Tile {
-                    planes: band.planes.clone(),
-                    unit: self.pooling.unit,
-                    area: Area {
-                        depths: band.depths.clone(),
-                        rows: start..band.rows.end.min(start + self.pooling.plan.rows),
-                        columns: band.columns.clone(),
-                    },
-                };
-                self.tile(scratch, &tile);
-                self.narrow(scratch, &tile, band, &mut output);
+            for gathered in scratch
+                .sums
+                .gathered
+                .iter_mut()
+                .chain([&mut scratch.of_grad])
+            {
+                gathered.forget();
+            }
+            let plan = self.pooling.plan;
+            for start in band.rows.clone().step_by(plan.rows) {
+                for plane in band.planes.clone().step_by(plan.planes) {
+                    let tile = Tile {
+                        planes: plane..band.planes.end.min(plane + plan.planes),
+                        unit: self.pooling.unit,
+                        area: Area {
+                            depths: band.depths.clone(),
+                            rows: start..band.rows.end.min(start + plan.rows),
+                            columns: band.columns.clone(),
+                        },
+                    };
+                    self.tile(scratch, &tile);
+                    self.narrow(scratch, &tile, band, &mut output);
+                }
             }
         }
     }
@@ -199,7 +209,7 @@ impl<T: Element> Backward<'_, T> {
     /// Windows in registers, from sums to the gradients of their cells; returns whether all hold.
     fn find_directly(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) -> bool {
         let Scratch {
-            gathered,
+            sums,
             values,
             terms,
             gradients: [of_x, of_z],
@@ -212,7 +222,7 @@ impl<T: Element> Backward<'_, T> {
             let first = windows.start(planes.start, windows.rows.windows.start);
             let to = tile.place(i * tile.unit, area.first()).unwrap_or_default();
             all_hold &= self.pooling.kernels.direct_gradients(DirectGradients {
-                of: self.pooling.direct(windows, planes, gathered),
+                of: self.pooling.direct(windows, planes, &mut sums.gathered),
                 grads: &terms[0][MARGIN + first..],
                 values: &mut values[first..],
                 steps: tile.steps(),
@@ -255,7 +265,11 @@ impl<T: Element> Backward<'_, T> {
             grads.fill(T::Compute::default());
         }
         for plane in windows.planes.clone() {
-            let patch = self.grad.patch(self.pooling.arch, plane, &area, of_grad);
+            let arch = self.pooling.arch;
+            let patch = match self.pooling.turned && self.grad.is_abreast() {
+                true => self.grad.patch_turned(arch, plane, &area, of_grad),
+                false => self.grad.patch(arch, plane, &area, of_grad),
+            };
             if windows.across.unit == 1 {
                 let start = windows.start(plane, area.rows.start);
                 let lines = grads[start..start + of_lines].chunks_exact_mut(windows.across.lanes());
@@ -300,8 +314,13 @@ impl<T: Element> Backward<'_, T> {
     /// Gradients of cells that add up what their windows give: added to what is there, or in its place.
     fn spread(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows, add: bool) {
         let Scratch {
-            sums,
-            gathered,
+            sums:
+                Sums {
+                    gathered,
+                    kept: all_kept,
+                    shifts,
+                    ..
+                },
             terms,
             spreading,
             gradients: [of_x, of_z],
@@ -331,8 +350,8 @@ impl<T: Element> Backward<'_, T> {
                 cells: &cells,
                 x,
                 z,
-                shifts: &sums.shifts[i],
-                kept: sums.kept.get(i * kept..).unwrap_or_default(),
+                shifts: &shifts[i],
+                kept: all_kept.get(i * kept..).unwrap_or_default(),
                 add,
                 steps: tile.steps(),
                 to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
@@ -438,6 +457,7 @@ impl<T: Element> Backward<'_, T> {
                 continue;
             }
             for plane in 0..tile.planes.len() {
+                let of_band = plane + tile.planes.start - band.planes.start;
                 let (group, lane) = (plane / tile.unit, plane % tile.unit);
                 let mut lines = &gradients[tile.row(group * tile.unit, 0, 0)..];
                 if tile.unit > 1 {
@@ -456,7 +476,7 @@ impl<T: Element> Backward<'_, T> {
                     lines = &apart[lane * count * pitch..];
                 }
                 for depth in 0..depths.len() {
-                    let first = (plane * depths.len() + depth) * band.rows.len();
+                    let first = (of_band * depths.len() + depth) * band.rows.len();
                     let to = (first + rows.start - band.rows.start) * columns.len();
                     self.pooling.arch.run(Narrow {
                         values: &lines[depth * rows.len() * pitch..],

@@ -31,12 +31,14 @@ pub struct Pooling<'a, T: Element> {
     pub plan: Plan,
     /// Planes that are pooled abreast, or 1.
     pub unit: usize,
+    /// Whether planes lie abreast and are pooled one by one.
+    pub turned: bool,
 }
 
 /// The sums of a band's windows, and the space to make them in; reused from band to band.
 #[derive(Default)]
 pub struct Sums<T: Element> {
-    gathered: [Gathered<T>; 2],
+    pub gathered: [Gathered<T>; 2],
     cuts: Cuts,
     /// Sums of columns: a line for each piece that windows share, and one for each of some rows of windows.
     shared: [Aligned<T::Compute>; 2],
@@ -159,6 +161,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         'a: 'b,
     {
         let patch = |view: &View<'a, T>, gathered: &'b mut Gathered<T>| match unit {
+            1 if self.turned => view.patch_turned(self.arch, planes.start, area, gathered),
             1 => view.patch(self.arch, planes.start, area, gathered),
             _ => view.patch_abreast(self.arch, planes.clone(), area, gathered),
         };

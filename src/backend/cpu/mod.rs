@@ -205,14 +205,14 @@ fn pooling<'a, T: Poolable, R: Rule>(
         } else {
             1
         },
+        turned: false,
     }
 }
 
 /// Whether planes lie abreast, and there are enough of them for half the threads: turning them takes all threads longer.
 fn lie_abreast<T: Element>(pooling: &Pooling<'_, T>) -> bool {
     let enough = 2 * pooling.x.planes() >= plan::ABREAST * rayon::current_num_threads();
-    let all = pooling.x.is_abreast() && pooling.z.is_abreast() && enough;
-    all && plan::may_be_abreast(pooling.geometry)
+    pooling.x.is_abreast() && pooling.z.is_abreast() && enough
 }
 
 /// Whole planes, as many as are pooled abreast.
@@ -236,8 +236,7 @@ fn pool<T: Poolable, R: Rule>(
     let geometry = &settled(geometry);
     let plan = Plan::forward(geometry);
     let mut pooling = pooling(arch, rule, input, geometry, plan);
-    // Gradients of so many planes at a time would not stay in a cache.
-    if lie_abreast(&pooling) {
+    if lie_abreast(&pooling) && plan::may_be_abreast(geometry) {
         pooling.unit = plan::ABREAST;
     }
     let sizes = geometry.axes.map(|axis| axis.output);
@@ -269,10 +268,16 @@ fn differentiate<T: Poolable, R: Rule>(
 ) -> Result<Vec<T>> {
     let geometry = &settled(geometry);
     let plan = Plan::backward(geometry);
-    let backward = Backward {
+    let mut backward = Backward {
         pooling: pooling(arch, rule, input, geometry, plan),
         grad,
     };
+    // Abreast, the gradients of so many planes would not stay in a cache.
+    let [depth, _, width] = &geometry.axes;
+    let turned = backward.pooling.unit == 1
+        && (depth.input, plan.columns) == (1, width.input)
+        && lie_abreast(&backward.pooling);
+    backward.pooling.turned = turned;
     let sizes = geometry.axes.map(|axis| axis.input);
     // The rows of several depths lie apart, so that a thread takes them all.
     let rows = if sizes[0] > 1 { sizes[1] } else { plan.rows };
@@ -280,7 +285,7 @@ fn differentiate<T: Poolable, R: Rule>(
         planes: input.x.planes(),
         sizes,
         plan: match backward.pooling.unit {
-            1 => Plan { rows, ..plan },
+            1 if !turned => Plan { rows, ..plan },
             _ => whole(plan, sizes),
         },
         work: input.x.planes().saturating_mul(geometry.input_cells()),

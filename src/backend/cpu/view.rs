@@ -116,6 +116,16 @@ pub struct Gathered<T: Element> {
     widened: Vec<T::Compute>,
     /// Planes that are to lie abreast, one after the other.
     lines: Vec<T::Compute>,
+    /// An area of planes that lay abreast, plane after plane, and the first of them.
+    turned: Vec<T::Compute>,
+    turned_of: Option<(usize, Area)>,
+}
+
+impl<T: Element> Gathered<T> {
+    /// What an earlier call has left may be another tensor's.
+    pub fn forget(&mut self) {
+        self.turned_of = None;
+    }
 }
 
 impl<'a, T: Element> View<'a, T> {
@@ -214,6 +224,45 @@ impl<'a, T: Element> View<'a, T> {
         }
     }
 
+    /// An area of a plane out of [`ABREAST`] that lie abreast: all are turned at once and kept for the next call, since
+    /// one by one each would read the same lines of the cache.
+    pub fn patch_turned<'b>(
+        &self,
+        arch: Arch,
+        plane: usize,
+        area: &Area,
+        gathered: &'b mut Gathered<T>,
+    ) -> Patch<'b, T::Compute> {
+        let count = area.cells();
+        let Gathered {
+            widened,
+            turned,
+            turned_of,
+            ..
+        } = gathered;
+        let first = plane / ABREAST * ABREAST;
+        if !matches!(turned_of, Some((of, has)) if *of == first && has == area) {
+            turned.resize(count * ABREAST + REACH, T::Compute::default());
+            widened.resize(count * ABREAST, T::Compute::default());
+            self.widen_abreast(arch, first, area, widened);
+            arch.run(Turn {
+                cells: widened,
+                step: ABREAST,
+                rows: count,
+                columns: ABREAST,
+                to: turned,
+                pitch: count,
+            });
+            *turned_of = Some((first, area.clone()));
+        }
+        Patch {
+            cells: &turned[(plane - first) * count..],
+            steps: [area.rows.len() * area.columns.len(), area.columns.len()],
+            across: 1,
+            sizes: [area.depths.len(), area.rows.len(), area.columns.len()],
+        }
+    }
+
     /// Whether a cell of each of [`ABREAST`] planes lie side by side, from the first plane on and every so many.
     pub fn is_abreast(&self) -> bool {
         self.strides[1] == 1 && self.channels.is_multiple_of(ABREAST)
@@ -232,6 +281,7 @@ impl<'a, T: Element> View<'a, T> {
             cells,
             widened,
             lines,
+            ..
         } = gathered;
         widened.resize(area.cells() * ABREAST + REACH, T::Compute::default());
         match self.is_abreast() {

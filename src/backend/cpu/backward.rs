@@ -94,19 +94,13 @@ impl<T: Element> Backward<'_, T> {
         bands: &[Band],
         [mut of_x, mut of_z]: [&mut [MaybeUninit<T>]; 2],
     ) {
+        scratch.sums.gathered.iter_mut().for_each(Gathered::forget);
+        scratch.of_grad.forget();
         for band in bands {
             let (x, rest) = of_x.split_at_mut(band.cells());
             let (z, rest_of_z) = of_z.split_at_mut(band.cells().min(of_z.len()));
             (of_x, of_z) = (rest, rest_of_z);
             let mut output = [x, z];
-            for gathered in scratch
-                .sums
-                .gathered
-                .iter_mut()
-                .chain([&mut scratch.of_grad])
-            {
-                gathered.forget();
-            }
             let plan = self.pooling.plan;
             for start in band.rows.clone().step_by(plan.rows) {
                 for plane in band.planes.clone().step_by(plan.planes) {
@@ -138,8 +132,14 @@ impl<T: Element> Backward<'_, T> {
         let rows = Span::touching(height, &tile.area.rows);
         let columns = Span::touching(width, &tile.area.columns);
         let none = depths.is_empty() || rows.is_empty() || columns.is_empty();
+        let windows = |depth| Windows {
+            planes: tile.planes.clone(),
+            depth,
+            rows: Span::new(height, rows.clone()),
+            across: Span::new(width, columns.clone()).times(tile.unit),
+        };
         // Gradients of cells that one row of windows at most has, in depth, are written once.
-        let once = !none && depths.len() == 1 && self.covers(tile, depths.start, &rows, &columns);
+        let once = !none && depths.len() == 1 && self.covers(tile, &windows(depths.start));
         if !once {
             for gradients in &mut scratch.gradients[..outputs] {
                 gradients[..cells].fill(T::Compute::default());
@@ -149,12 +149,7 @@ impl<T: Element> Backward<'_, T> {
             return;
         }
         for depth in depths {
-            let windows = Windows {
-                planes: tile.planes.clone(),
-                depth,
-                rows: Span::new(height, rows.clone()),
-                across: Span::new(width, columns.clone()).times(tile.unit),
-            };
+            let windows = windows(depth);
             self.copy_grads(scratch, &windows);
             let all_hold;
             if self.is_direct(tile, &windows) {
@@ -174,32 +169,32 @@ impl<T: Element> Backward<'_, T> {
     }
 
     /// Whether all cells of a tile lie between the first and the last of these windows, and are given gradients.
-    fn covers(
-        &self,
-        tile: &Tile,
-        depth: usize,
-        rows: &Range<usize>,
-        columns: &Range<usize>,
-    ) -> bool {
+    fn covers(&self, tile: &Tile, windows: &Windows) -> bool {
         let [of_depth, height, width] = &self.pooling.geometry.axes;
+        let Windows {
+            depth,
+            rows,
+            across,
+            ..
+        } = windows;
         let covers = |axis: &Axis, windows: &Range<usize>, cells: &Range<usize>| {
             let (first, last) = (axis.window(windows.start), axis.window(windows.end - 1));
             first.start <= cells.start && last.end >= cells.end
         };
         // Windows in registers leave out the rows between them.
         let gaps = height.stride > height.kernel;
-        !(self.pooling.traits.places || gaps)
-            && covers(of_depth, &(depth..depth + 1), &tile.area.depths)
-            && covers(height, rows, &tile.area.rows)
-            && covers(width, columns, &tile.area.columns)
+        let scattered = self.pooling.traits.places && !self.is_direct(tile, windows);
+        !(scattered || gaps)
+            && covers(of_depth, &(*depth..depth + 1), &tile.area.depths)
+            && covers(height, &rows.windows, &tile.area.rows)
+            && covers(width, &across.windows, &tile.area.columns)
     }
 
     /// Whether the gradients of all cells of these windows, and of no others, are made in registers.
     fn is_direct(&self, tile: &Tile, windows: &Windows) -> bool {
         let area = windows.area(self.pooling.geometry);
         let inside = |a: &Range<usize>, b: &Range<usize>| a.start >= b.start && a.end <= b.end;
-        !self.pooling.traits.places
-            && windows.way(self.pooling.geometry) == Way::Direct
+        windows.way(self.pooling.geometry) == Way::Direct
             && self.pooling.geometry.axes[0].disjoint()
             && inside(&area.depths, &tile.area.depths)
             && inside(&area.rows, &tile.area.rows)

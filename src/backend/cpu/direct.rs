@@ -153,6 +153,7 @@ impl<C: Real> Direct<'_, C> {
 
 /// The cells of a vector of windows and what they add to its sums.
 struct Pooled<V, const ROWS: usize> {
+    depths: usize,
     x: Rows<V, ROWS>,
     z: Rows<V, ROWS>,
     /// The largest logits.
@@ -185,6 +186,7 @@ impl<V: Vector, const ROWS: usize> Pooled<V, ROWS> {
             }
         }
         let mut pooled = Self {
+            depths: of.x.sizes[0],
             x,
             z,
             shift,
@@ -205,19 +207,27 @@ impl<V: Vector, const ROWS: usize> Pooled<V, ROWS> {
     }
 
     #[inline(always)]
-    fn cell(&self, row: usize, column: usize) -> Cell<V> {
+    fn cell<R: Rule>(&self, row: usize, column: usize) -> Cell<V> {
         Cell {
             x: self.x[row][column],
             z: self.z[row][column],
             shift: self.shift,
-            // No rule that needs places is pooled here.
-            place: V::zero(),
+            place: match R::PLACES {
+                true => V::splat(V::Real::from_f64(self.place(row, column) as f64)),
+                false => V::zero(),
+            },
         }
+    }
+
+    /// The index of a cell in its window, in row-major order.
+    fn place(&self, row: usize, column: usize) -> usize {
+        let (depth, row) = (row % self.depths, row / self.depths);
+        (depth * (ROWS / self.depths) + row) * COLUMNS + column
     }
 
     #[inline(always)]
     fn lift<R: Rule>(&mut self, rule: R, row: usize, column: usize) -> [V; 2] {
-        let lifted = rule.lift(self.cell(row, column));
+        let lifted = rule.lift(self.cell::<R>(row, column));
         self.weights[row][column] = lifted[0];
         lifted
     }
@@ -308,7 +318,7 @@ impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
                     let (mut dx, mut dz) = ([zero; COLUMNS], [zero; COLUMNS]);
                     for column in 0..COLUMNS {
                         let weight = pooled.weights[row][column];
-                        let of_cell = rule.gradient(pooled.cell(row, column), weight, terms);
+                        let of_cell = rule.gradient(pooled.cell::<R>(row, column), weight, terms);
                         [dx[column], dz[column]] = of_cell;
                     }
                     let [d, h] = direct.row(place, row);

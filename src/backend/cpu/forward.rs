@@ -384,6 +384,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         mut output: &mut [MaybeUninit<T>],
     ) {
         let [_, height, width] = &self.geometry.axes;
+        scratch.sums.gathered.iter_mut().for_each(Gathered::forget);
         for band in bands {
             let (mine, rest) = output.split_at_mut(band.cells());
             output = rest;
@@ -555,6 +556,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         output: &mut [MaybeUninit<u32>],
     ) {
         let [depths, height, width] = self.geometry.axes;
+        scratch.sums.gathered.iter_mut().for_each(Gathered::forget);
         let mut output = output.iter_mut();
         for band in bands {
             for (plane, depth) in band

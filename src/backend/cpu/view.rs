@@ -114,6 +114,8 @@ fn reach(columns: usize) -> usize {
 pub struct Gathered<T: Element> {
     cells: Vec<T>,
     widened: Vec<T::Compute>,
+    /// The plane and the area whose cells those are, if they are to be used again.
+    widened_of: Option<(usize, Area)>,
     /// Planes that are to lie abreast, one after the other.
     lines: Vec<T::Compute>,
     /// An area of planes that lay abreast, plane after plane, and the first of them.
@@ -124,6 +126,7 @@ pub struct Gathered<T: Element> {
 impl<T: Element> Gathered<T> {
     /// What an earlier call has left may be another tensor's.
     pub fn forget(&mut self) {
+        self.widened_of = None;
         self.turned_of = None;
     }
 }
@@ -162,13 +165,17 @@ impl<'a, T: Element> View<'a, T> {
         let Gathered {
             cells: strided,
             widened,
+            widened_of,
             ..
         } = gathered;
-        let count = area.cells() + REACH;
-        if widened.len() < count {
-            widened.resize(count, T::Compute::default());
+        if !is_of(widened_of, plane, area) {
+            let count = area.cells() + REACH;
+            if widened.len() < count {
+                widened.resize(count, T::Compute::default());
+            }
+            self.widen(arch, plane, area, strided, &mut widened[..area.cells()]);
+            *widened_of = Some((plane, area.clone()));
         }
-        self.widen(arch, plane, area, strided, &mut widened[..area.cells()]);
         let of_depth = rows * columns;
         Patch {
             cells: widened,
@@ -236,12 +243,14 @@ impl<'a, T: Element> View<'a, T> {
         let count = area.cells();
         let Gathered {
             widened,
+            widened_of,
             turned,
             turned_of,
             ..
         } = gathered;
         let first = plane / ABREAST * ABREAST;
-        if !matches!(turned_of, Some((of, has)) if *of == first && has == area) {
+        if !is_of(turned_of, first, area) {
+            *widened_of = None;
             turned.resize(count * ABREAST + REACH, T::Compute::default());
             widened.resize(count * ABREAST, T::Compute::default());
             self.widen_abreast(arch, first, area, widened);
@@ -280,9 +289,11 @@ impl<'a, T: Element> View<'a, T> {
         let Gathered {
             cells,
             widened,
+            widened_of,
             lines,
             ..
         } = gathered;
+        *widened_of = None;
         widened.resize(area.cells() * ABREAST + REACH, T::Compute::default());
         match self.is_abreast() {
             true => self.widen_abreast(arch, planes.start, area, widened),
@@ -350,6 +361,11 @@ impl<'a, T: Element> View<'a, T> {
             arch.run(WidenAbreast { cells, step, to });
         }
     }
+}
+
+/// Whether cells are those of this area of a plane.
+fn is_of(of: &Option<(usize, Area)>, plane: usize, area: &Area) -> bool {
+    matches!(of, Some((its_plane, its_area)) if *its_plane == plane && its_area == area)
 }
 
 /// Cells of a square that is gathered at a time, so that its cache lines stay.

@@ -83,6 +83,7 @@ impl Rule for Maximum {
 impl Rule for Largest {
     type Join = First;
     const PLACES: bool = true;
+    const TERMS: usize = 2;
 
     #[inline(always)]
     fn lift<V: Vector>(self, cell: Cell<V>) -> [V; 2] {
@@ -100,13 +101,16 @@ impl Rule for Largest {
     }
 
     #[inline(always)]
-    fn terms<V: Vector>(self, _sums: [V; 2], _y: V, g: V) -> [V; 2] {
-        [g, V::zero()]
+    fn terms<V: Vector>(self, _sums: [V; 2], place: V, g: V) -> [V; 2] {
+        [g, place]
     }
 
+    /// Of a cell of one window alone: where there are more, their gradients are scattered.
     #[inline(always)]
-    fn gradient<V: Vector>(self, _cell: Cell<V>, _weight: V, _terms: [V; 2]) -> [V; 2] {
-        [V::zero(); 2]
+    fn gradient<V: Vector>(self, cell: Cell<V>, _weight: V, terms: [V; 2]) -> [V; 2] {
+        let [g, place] = terms;
+        let chosen = cell.place.equal(place);
+        [V::select(chosen, g, V::zero()), V::zero()]
     }
 
     fn define(self, window: &Window) -> f64 {

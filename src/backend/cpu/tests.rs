@@ -225,7 +225,28 @@ fn planes_abreast_have_the_bits_of_planes_alone() {
             let of = |cells, layout| {
                 let x = View::new(cells, layout, 3);
                 let logits = (method == Method::Logits).then_some(x);
-                forward(Input { x, logits }, &geometry, method).unwrap()
+                let input = Input { x, logits };
+                let mut found = forward(input, &geometry, method).unwrap();
+                // Of outputs that lie as the input does, too.
+                let sizes = geometry.axes.map(|axis| axis.output);
+                let outputs: usize = sizes.iter().product();
+                let shape = Shape::from((planes, sizes[0], sizes[1], sizes[2]));
+                let g = values::<f32>(2, planes * outputs);
+                let turned: Vec<f32> = (0..g.len())
+                    .map(|i| g[i % planes * outputs + i / planes])
+                    .collect();
+                let [_, h, w] = sizes;
+                let strides = vec![1, h * w * planes, w * planes, planes];
+                for (g, layout) in [
+                    (&g, Layout::contiguous(shape.clone())),
+                    (&turned, Layout::new(shape, strides, 0)),
+                ] {
+                    let g = View::new(g, &layout, 3);
+                    for gradient in [Gradient::Paper, Gradient::Exact] {
+                        found.extend(backward(input, g, &geometry, method, gradient).unwrap());
+                    }
+                }
+                found
             };
             let (alone, together) = (of(&x, &contiguous), of(&abreast, &last));
             let bits = |ys: &[f32]| -> Vec<u32> { ys.iter().map(|y| y.to_bits()).collect() };

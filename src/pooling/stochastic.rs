@@ -6,8 +6,8 @@ use crate::backend::Method;
 use crate::geometry::{Geometry, IntoSize};
 use crate::op::{places, Pool};
 use crate::unfold::select;
-use candle_core::{ModuleT, Result, Tensor, D as Dim};
-use rand_chacha::rand_core::RngCore;
+use candle_core::{bail, CpuStorage, CustomOp1, Layout, ModuleT, Result, Shape, Tensor, D as Dim};
+use rand_chacha::{rand_core::RngCore, ChaCha8Rng};
 use rayon::prelude::*;
 
 /// Stochastic pooling over `D` dimensions, a candle [`ModuleT`] (Zeiler and Fergus, "Stochastic pooling for
@@ -96,13 +96,11 @@ fn drawn(geometry: &Geometry, xs: &Tensor, draws: &Draws) -> Result<Tensor> {
     if output.elem_count() == 0 {
         return Pool::new(*geometry, Method::Maximum).apply(xs);
     }
-    let dtype = compute_dtype("stochastic pooling", xs)?;
-    let wide = xs.detach().to_dtype(dtype)?;
-    // Not `relu`, which would turn NaN into 0; without a positive activation all cells are equally likely.
-    let rates = (select(&wide.le(0.0)?.eq(0u8)?, &wide, 0.0)? + LEAST_RATE)?;
-    let times = log_times(draws, xs.elem_count());
-    let times = Tensor::from_vec(times, xs.shape(), xs.device())?;
-    let keys = rates.log()?.sub(&times.to_dtype(dtype)?)?;
+    let race = Race(draws.next_pass());
+    let keys = match xs.device().is_cpu() {
+        true => xs.contiguous()?.apply_op1_no_bwd(&race)?,
+        false => race.keys(&xs.detach())?,
+    };
     let places = places(&keys, geometry)?;
     let lead = xs.rank() - geometry.rank;
     let planes: usize = xs.dims()[..lead].iter().product();
@@ -118,22 +116,83 @@ fn drawn(geometry: &Geometry, xs: &Tensor, draws: &Draws) -> Result<Tensor> {
 /// The rate of cells that are not positive: nothing beside one that is.
 const LEAST_RATE: f64 = 1e-30;
 
+/// What rates are multiplied by, lest the quotients of large ones overflow: no less, lest those of the least be subnormal.
+const SCALE: f64 = 1.0 / 65_536.0;
+
 /// Cells whose times are drawn together.
 const DRAWN: usize = 1 << 12;
 
-/// Logarithms of exponential variates, one a cell.
-fn log_times(draws: &Draws, count: usize) -> Vec<f32> {
-    let rng = draws.next_pass();
-    let uniform = |bits: u32| (f64::from(bits) + 0.5) / f64::from(u32::MAX) / (1.0 + 1e-9);
-    let mut times = vec![0.0; count];
-    let parts = times.par_chunks_mut(DRAWN).enumerate();
-    parts.for_each(|(part, times)| {
-        // Every cell has a number of its own, whichever thread draws it.
-        let mut rng = rng.clone();
+/// Activations divided by exponential variates, one a cell: the largest key of a window arrives first.
+struct Race(ChaCha8Rng);
+
+impl Race {
+    /// The times of arrival at rate 1 of a part of the cells. Every cell has a number of its own, whichever thread draws it.
+    fn times(&self, part: usize) -> impl Iterator<Item = f32> {
+        let mut rng = self.0.clone();
         rng.set_word_pos((part * DRAWN) as u128);
-        for time in times {
-            *time = (-uniform(rng.next_u32()).ln() as f32).ln();
-        }
-    });
-    times
+        std::iter::repeat_with(move || {
+            let uniform = (f64::from(rng.next_u32()) + 0.5) / f64::from(u32::MAX) / (1.0 + 1e-9);
+            -uniform.ln() as f32
+        })
+    }
+
+    /// The keys of contiguous cells, by their rates.
+    fn of<T: Copy + Sync, K: Clone + Default + Send>(
+        &self,
+        cells: &[T],
+        key: impl Fn(T, f32) -> K + Sync,
+    ) -> Vec<K> {
+        let mut keys = vec![K::default(); cells.len()];
+        let parts = keys.par_chunks_mut(DRAWN).zip(cells.par_chunks(DRAWN));
+        parts.enumerate().for_each(|(part, (keys, cells))| {
+            for ((to, &cell), time) in keys.iter_mut().zip(cells).zip(self.times(part)) {
+                *to = key(cell, time);
+            }
+        });
+        keys
+    }
+
+    /// The same by candle's operations, on any device.
+    fn keys(&self, xs: &Tensor) -> Result<Tensor> {
+        let dtype = compute_dtype("stochastic pooling", xs)?;
+        let wide = xs.to_dtype(dtype)?;
+        // Not `relu`, which would turn NaN into 0.
+        let rates = select(&wide.le(0.0)?.eq(0u8)?, &wide, 0.0)?;
+        let cells = vec![(); xs.elem_count()];
+        let times = Tensor::from_vec(self.of(&cells, |(), time| time), xs.shape(), xs.device())?;
+        ((rates + LEAST_RATE)? * SCALE)?.div(&times.to_dtype(dtype)?)
+    }
+}
+
+impl CustomOp1 for Race {
+    fn name(&self) -> &'static str {
+        "stochastic-race"
+    }
+
+    fn cpu_fwd(&self, input: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("stochastic pooling: expected contiguous cells");
+        };
+        // NaN stays, being no smaller than 0.
+        let wide = |x: f64, time: f32| {
+            let rate = if x <= 0.0 { 0.0 } else { x };
+            (rate + LEAST_RATE) * SCALE / f64::from(time)
+        };
+        let narrow = |x: f32, time: f32| {
+            let rate = if x <= 0.0 { 0.0 } else { x };
+            (rate + LEAST_RATE as f32) * SCALE as f32 / time
+        };
+        let keys = match input {
+            CpuStorage::F64(x) => CpuStorage::F64(self.of(&x[start..end], wide)),
+            CpuStorage::F32(x) => CpuStorage::F32(self.of(&x[start..end], narrow)),
+            CpuStorage::F16(x) => {
+                CpuStorage::F32(self.of(&x[start..end], |x, time| narrow(x.to_f32(), time)))
+            }
+            CpuStorage::BF16(x) => {
+                CpuStorage::F32(self.of(&x[start..end], |x, time| narrow(x.to_f32(), time)))
+            }
+            _ => bail!("stochastic pooling: expected an input of dtype f16, bf16, f32 or f64"),
+        };
+        Ok((keys, layout.shape().clone()))
+    }
 }

@@ -1,10 +1,11 @@
 //! Outputs, band by band: down the columns, along the rows, and those windows that do not hold one by one.
 
 use super::aligned::Aligned;
-use super::columns::{kept_pitch, Columns, Cuts, Shifts};
+use super::columns::{kept_pitch, Columns, Shifts};
 use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
+use super::pieces::Cuts;
 use super::plan::{is_ranged, Plan, Span, Step, Way, ABREAST};
 use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;

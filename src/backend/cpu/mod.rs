@@ -11,6 +11,7 @@ mod direct;
 mod element;
 mod forward;
 mod kernels;
+mod pieces;
 mod plan;
 mod rows;
 mod rule;

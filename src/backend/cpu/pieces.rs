@@ -1,0 +1,154 @@
+//! Rows cut into pieces, wherever a window begins or ends: windows that overlap share the sums of some.
+
+use super::plan::Span;
+use crate::geometry::Axis;
+use std::ops::Range;
+
+/// The last few ways in which rows were cut: the bands of a plane come again in the next.
+#[derive(Default)]
+pub struct Cuts {
+    kept: Vec<Pieces>,
+    /// The oldest.
+    next: usize,
+}
+
+/// Bands of a plane that are remembered.
+const KEPT_CUTS: usize = 8;
+
+impl Cuts {
+    /// The pieces of these windows.
+    pub fn of(&mut self, span: &Span) -> &Pieces {
+        let windows = (span.axis, span.windows.clone());
+        if let Some(i) = self.kept.iter().position(|kept| kept.of == windows) {
+            return &self.kept[i];
+        }
+        let pieces = Pieces::cut(span, windows);
+        if self.kept.len() < KEPT_CUTS {
+            self.kept.push(pieces);
+            return &self.kept[self.kept.len() - 1];
+        }
+        let oldest = self.next;
+        self.next = (oldest + 1) % KEPT_CUTS;
+        self.kept[oldest] = pieces;
+        &self.kept[oldest]
+    }
+}
+
+/// The rows of a band, cut wherever a window begins or ends.
+#[derive(Debug)]
+pub struct Pieces {
+    /// The windows that they were cut for.
+    of: (Axis, Range<usize>),
+    /// From top to bottom.
+    pub all: Vec<Piece>,
+    pub windows: Vec<OfWindow>,
+    /// The most pieces that a window has.
+    most: usize,
+}
+
+/// Rows that the same windows have, one after the other.
+#[derive(Debug)]
+pub struct Piece {
+    /// Rows of the patch.
+    pub rows: Range<usize>,
+    /// Whether its sums are needed again after its first window has got them, or before that has got them all.
+    pub has_line: bool,
+}
+
+/// The pieces of a window.
+#[derive(Debug)]
+pub struct OfWindow {
+    pub pieces: Range<usize>,
+    /// The first that the window before has not.
+    pub new: usize,
+}
+
+impl Pieces {
+    fn cut(span: &Span, of: (Axis, Range<usize>)) -> Self {
+        let mut pieces = Self {
+            of,
+            all: vec![],
+            windows: vec![],
+            most: 0,
+        };
+        pieces.find(span);
+        pieces.share();
+        pieces
+    }
+
+    fn find(&mut self, span: &Span) {
+        let first = span.cells.start;
+        // Both ends of windows go up with the rows; `open` is the first that has begun and not ended, `end` its end.
+        let (mut next, mut open) = (span.windows.start, 0);
+        let mut begin = span.axis.window(next);
+        let (mut row, mut end) = (begin.start, begin.end);
+        loop {
+            while next < span.windows.end && begin.start <= row {
+                let new = self.all.len();
+                self.windows.push(OfWindow {
+                    pieces: new..usize::MAX,
+                    new,
+                });
+                next += 1;
+                if next < span.windows.end {
+                    begin = span.axis.window(next);
+                }
+            }
+            if open == self.windows.len() {
+                if next == span.windows.end {
+                    return;
+                }
+                // No window has the rows between.
+                row = begin.start;
+                continue;
+            }
+            let stop = match next < span.windows.end {
+                true => end.min(begin.start),
+                false => end,
+            };
+            self.all.push(Piece {
+                rows: row - first..stop - first,
+                has_line: false,
+            });
+            row = stop;
+            while open < self.windows.len() && end == row {
+                self.windows[open].pieces.end = self.all.len();
+                open += 1;
+                if span.windows.start + open < span.windows.end {
+                    end = span.axis.window(span.windows.start + open).end;
+                }
+            }
+        }
+    }
+
+    /// Finds out what windows share.
+    fn share(&mut self) {
+        let mut end = 0;
+        for w in 0..self.windows.len() {
+            let next = self.windows.get(w + 1).map(|next| next.pieces.start);
+            let OfWindow { pieces, new } = &mut self.windows[w];
+            *new = end.max(pieces.start);
+            end = pieces.end;
+            self.most = self.most.max(pieces.len());
+            let shared = next.unwrap_or(usize::MAX);
+            for piece in *new..end {
+                self.all[piece].has_line = piece + 1 < end || piece >= shared;
+            }
+        }
+    }
+
+    /// Rows of the patch.
+    pub fn height(&self) -> usize {
+        self.all.last().map_or(0, |piece| piece.rows.end)
+    }
+
+    /// Lines for the pieces of a window, and one for several of them joined.
+    pub fn lines(&self) -> usize {
+        self.turns() + 1
+    }
+
+    /// Pieces that have a line at a time: a power of two, since they take turns.
+    pub fn turns(&self) -> usize {
+        self.most.next_power_of_two()
+    }
+}

@@ -265,7 +265,8 @@ impl<C: Real> Spread<'_, C> {
             rest,
         } = step
         {
-            let few = lines.count.saturating_mul(whole + 1) <= FEW_TERMS;
+            // A row between windows has no line, but vectors would still reach back.
+            let few = lines.count.max(1).saturating_mul(whole + 1) <= FEW_TERMS;
             if few && self.across.unit == 1 && stride <= SPLIT {
                 let cells = &mut spreading.cells[start..start + self.pitch()];
                 return lines.along::<V>([stride, whole, rest], cells);

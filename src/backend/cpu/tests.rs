@@ -42,7 +42,7 @@ const METHODS: [Method; 9] = [
 /// Kernel, stride and padding, and the shape of an input: planes, then depth, height and width.
 type Sliding = ([usize; 3], [usize; 3], [usize; 3], [usize; 4]);
 
-const SLIDING: [Sliding; 15] = [
+const SLIDING: [Sliding; 16] = [
     ([1, 2, 2], [1, 2, 2], [0; 3], [3, 1, 14, 38]),
     ([1, 3, 3], [1, 2, 2], [0, 1, 1], [2, 1, 41, 64]),
     ([1, 3, 3], [1, 1, 1], [0, 1, 1], [2, 1, 9, 35]),
@@ -55,6 +55,8 @@ const SLIDING: [Sliding; 15] = [
     ([1, 2, 2], [1, 2, 2], [0; 3], [40, 1, 8, 8]),
     ([1, 1, 300], [1, 1, 300], [0; 3], [2, 1, 1, 310]),
     ([1, 9, 4], [1, 9, 1], [0, 4, 2], [2, 1, 3, 6]),
+    // Rows between windows that are wider than a vector.
+    ([1, 1, 17], [1, 2, 1], [0, 0, 5], [1, 1, 3, 40]),
     ([2, 2, 2], [2, 2, 2], [0; 3], [2, 4, 6, 18]),
     // Rows shorter than two vectors, in several depths.
     ([2, 2, 2], [2, 2, 2], [0; 3], [2, 4, 18, 16]),

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Fuzzes with AddressSanitizer, each target for so many seconds (60), from the corpus that is committed; what is found
 # besides stays in a cache. Where it cannot be done, says why in a line and passes.
+# The committed corpus is what some minutes of fuzzing reached, cut down to inputs that together reach all of its code:
+# a target's own program with -set_cover_merge=1 -use_counters=0 TO FROM, for weights of files below 400 bytes.
 #     scripts/fuzz.sh [SECONDS]
 set -eu
 cd "$(dirname "$0")/.."

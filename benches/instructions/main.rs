@@ -91,6 +91,8 @@ fn instruction_set() -> &'static str {
     }
     if cfg!(target_arch = "aarch64") {
         "NEON"
+    } else if cfg!(all(target_arch = "wasm32", target_feature = "simd128")) {
+        "WebAssembly SIMD"
     } else {
         "none"
     }

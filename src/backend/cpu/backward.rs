@@ -28,7 +28,7 @@ pub struct Scratch<T: Element> {
     /// Gradients of the cells of an area, and of their logits.
     gradients: [Aligned<T::Compute>; 2],
     /// Those of planes abreast, plane after plane.
-    apart: Aligned<T::Compute>,
+    plane_by_plane: Aligned<T::Compute>,
     window: Window,
 }
 
@@ -444,40 +444,49 @@ impl<T: Element> Backward<'_, T> {
             columns,
         } = &tile.area;
         let Scratch {
-            gradients, apart, ..
+            gradients,
+            plane_by_plane,
+            ..
         } = scratch;
         let (count, pitch) = (depths.len() * rows.len(), tile.pitch() / tile.unit);
+        // Whole planes follow each other, so that their rows are those of one.
+        let (planes_at_once, depths_at_once) = match rows.len() == band.rows.len() {
+            true => (tile.unit, depths.len()),
+            false => (1, 1),
+        };
         for (output, gradients) in output.iter_mut().zip(gradients) {
             if output.is_empty() {
                 continue;
             }
-            for plane in 0..tile.planes.len() {
+            for plane in (0..tile.planes.len()).step_by(planes_at_once) {
                 let of_band = plane + tile.planes.start - band.planes.start;
                 let (group, lane) = (plane / tile.unit, plane % tile.unit);
                 let mut lines = &gradients[tile.row(group * tile.unit, 0, 0)..];
                 if tile.unit > 1 {
                     if lane == 0 {
                         // Planes abreast, one after the other.
-                        apart.grow(count * pitch * tile.unit);
+                        plane_by_plane.grow(count * pitch * tile.unit);
                         self.pooling.arch.run(Turn {
                             cells: lines,
                             step: tile.unit,
                             rows: count * pitch,
                             columns: tile.unit,
-                            to: apart,
+                            to: plane_by_plane,
                             pitch: count * pitch,
                         });
                     }
-                    lines = &apart[lane * count * pitch..];
+                    lines = &plane_by_plane[lane * count * pitch..];
                 }
-                for depth in 0..depths.len() {
+                let planes = planes_at_once.min(tile.planes.len() - plane);
+                for depth in (0..depths.len()).step_by(depths_at_once) {
                     let first = (of_band * depths.len() + depth) * band.rows.len();
                     let to = (first + rows.start - band.rows.start) * columns.len();
+                    let cells = planes * depths_at_once * rows.len() * columns.len();
                     self.pooling.arch.run(Narrow {
                         values: &lines[depth * rows.len() * pitch..],
                         pitch,
                         columns: columns.len(),
-                        cells: &mut output[to..to + rows.len() * columns.len()],
+                        cells: &mut output[to..to + cells],
                     });
                 }
             }

@@ -372,7 +372,7 @@ pub struct Scratch<T: Element> {
     /// The outputs of a band's windows, NaN for those that do not hold.
     values: Aligned<T::Compute>,
     /// Those of planes abreast, plane after plane.
-    apart: Aligned<T::Compute>,
+    plane_by_plane: Aligned<T::Compute>,
     window: Window,
 }
 
@@ -415,7 +415,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         let Scratch {
             sums,
             values,
-            apart,
+            plane_by_plane,
             window,
         } = scratch;
         let places = windows.places();
@@ -444,23 +444,26 @@ impl<'a, T: Element> Pooling<'a, T> {
                 // Planes abreast, one after the other.
                 pitch /= unit;
                 let count = rows.len() * pitch;
-                apart.grow(count * unit);
+                plane_by_plane.grow(count * unit);
                 self.arch.run(Turn {
                     cells: lines,
                     step: unit,
                     rows: count,
                     columns: unit,
-                    to: apart,
+                    to: plane_by_plane,
                     pitch: count,
                 });
-                lines = apart;
+                lines = plane_by_plane;
             }
-            for plane in planes.clone() {
+            // Whole planes follow each other, so that their rows are those of one.
+            let whole = band.depths.len() == 1 && rows.len() == of_band;
+            for plane in planes.clone().step_by(if whole { planes.len() } else { 1 }) {
                 let lines = &lines[(plane - planes.start) * rows.len() * pitch..];
                 let i = plane - windows.planes.start;
                 let first = (i * band.depths.len() + windows.depth - band.depths.start) * of_band;
                 let first = (first + rows.start - band.rows.start) * columns;
-                let cells = &mut output[first..first + rows.len() * columns];
+                let count = if whole { planes.len() } else { 1 } * rows.len();
+                let cells = &mut output[first..first + count * columns];
                 self.arch.run(Narrow {
                     values: lines,
                     pitch,
@@ -475,7 +478,8 @@ impl<'a, T: Element> Pooling<'a, T> {
                     if numbers(values) {
                         continue;
                     }
-                    let at = [plane, windows.depth, rows.start + i];
+                    let (plane, row) = (plane + i / rows.len(), rows.start + i % rows.len());
+                    let at = [plane, windows.depth, row];
                     self.pool_alone(at, windows.across.windows.clone(), values, window, cells);
                 }
             }

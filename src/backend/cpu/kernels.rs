@@ -110,12 +110,12 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
 
     fn largest_logit(&self, patch: &Patch<'_, C>) -> C {
         let rule = self.rule;
-        self.call(Largest { rule, patch })
+        self.call(LargestLogit { rule, patch })
     }
 
     fn largest_logits(&self, cells: &[C]) -> [C; ABREAST] {
         let rule = self.rule;
-        self.call(LargestAbreast { rule, cells })
+        self.call(LargestLogits { rule, cells })
     }
 
     fn columns(&self, work: Columns<'_, C>) {
@@ -222,12 +222,12 @@ impl Compile for f64 {
 }
 
 /// [`Kernels::largest_logit`]
-struct Largest<'a, C, R> {
+struct LargestLogit<'a, C, R> {
     rule: R,
     patch: &'a Patch<'a, C>,
 }
 
-impl<C: Real, R: Rule> Kernel for Largest<'_, C, R> {
+impl<C: Real, R: Rule> Kernel for LargestLogit<'_, C, R> {
     type Output = C;
 
     #[inline(always)]
@@ -267,12 +267,12 @@ impl<C: Real, R: Rule> Kernel for Largest<'_, C, R> {
 }
 
 /// [`Kernels::largest_logits`]
-struct LargestAbreast<'a, C, R> {
+struct LargestLogits<'a, C, R> {
     rule: R,
     cells: &'a [C],
 }
 
-impl<C: Real, R: Rule> Kernel for LargestAbreast<'_, C, R> {
+impl<C: Real, R: Rule> Kernel for LargestLogits<'_, C, R> {
     type Output = [C; ABREAST];
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 //!
 //! `docs/kernels.md` tells the algorithm on a page. One engine serves every pooling method, which is a `rule`;
 //! `plan` makes every choice; `columns` and `rows` do the work forward, `spread` on the way back, and `direct` both in
-//! registers where windows lie side by side.
+//! registers where windows lie side by side. To read it, begin with `rule`, `view` and `tiles`.
 
 mod aligned;
 mod backward;
@@ -32,7 +32,6 @@ use super::{Gradient, Method, Weighting};
 use crate::geometry::Geometry;
 use backward::Backward;
 use candle_core::{Error, Result};
-
 use forward::Pooling;
 use kernels::{Compile, Poolable};
 use plan::Plan;
@@ -167,13 +166,8 @@ pub fn places<T: Poolable>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u3
         unit: 1,
         ..pooling(Arch::best(), Largest, x.into(), geometry, plan)
     };
-    let tiling = Tiling {
-        planes: x.planes(),
-        sizes: geometry.axes.map(|axis| axis.output),
-        plan,
-        work: x.planes().saturating_mul(geometry.input_cells()),
-        keep: geometry.input_cells() <= plan::KEPT_CELLS,
-    };
+    let sizes = geometry.axes.map(|axis| axis.output);
+    let tiling = tiling(&x, geometry, sizes, plan);
     // SAFETY: `places` writes one for every window of its bands.
     let output = unsafe {
         tiling.run(false, |scratch, bands, [output, _]| {
@@ -216,6 +210,17 @@ fn lie_abreast<T: Element>(pooling: &Pooling<'_, T>) -> bool {
     pooling.x.is_abreast() && pooling.z.is_abreast() && enough
 }
 
+/// The bands of this plan, of planes of these sizes.
+fn tiling<T>(x: &View<'_, T>, geometry: &Geometry, sizes: [usize; 3], plan: Plan) -> Tiling {
+    Tiling {
+        planes: x.planes(),
+        sizes,
+        plan,
+        work: x.planes().saturating_mul(geometry.input_cells()),
+        keep: geometry.input_cells() <= plan::KEPT_CELLS,
+    }
+}
+
 /// Whole planes, as many as are pooled abreast.
 fn whole(plan: Plan, sizes: [usize; 3]) -> Plan {
     let [depths, rows, columns] = sizes;
@@ -241,16 +246,11 @@ fn pool<T: Poolable, R: Rule>(
         pooling.unit = plan::ABREAST;
     }
     let sizes = geometry.axes.map(|axis| axis.output);
-    let tiling = Tiling {
-        planes: input.x.planes(),
-        sizes,
-        plan: match pooling.unit {
-            1 => plan,
-            _ => whole(plan, sizes),
-        },
-        work: input.x.planes().saturating_mul(geometry.input_cells()),
-        keep: geometry.input_cells() <= plan::KEPT_CELLS,
+    let plan = match pooling.unit {
+        1 => plan,
+        _ => whole(plan, sizes),
     };
+    let tiling = tiling(&input.x, geometry, sizes, plan);
     // SAFETY: `forward` writes an output for every window of its bands.
     let output = unsafe {
         tiling.run(false, |scratch, bands, [output, _]| {
@@ -282,16 +282,11 @@ fn differentiate<T: Poolable, R: Rule>(
     let sizes = geometry.axes.map(|axis| axis.input);
     // The rows of several depths lie apart, so that a thread takes them all.
     let rows = if sizes[0] > 1 { sizes[1] } else { plan.rows };
-    let tiling = Tiling {
-        planes: input.x.planes(),
-        sizes,
-        plan: match backward.pooling.unit {
-            1 if !turned => Plan { rows, ..plan },
-            _ => whole(plan, sizes),
-        },
-        work: input.x.planes().saturating_mul(geometry.input_cells()),
-        keep: geometry.input_cells() <= plan::KEPT_CELLS,
+    let plan = match backward.pooling.unit {
+        1 if !turned => Plan { rows, ..plan },
+        _ => whole(plan, sizes),
     };
+    let tiling = tiling(&input.x, geometry, sizes, plan);
     // SAFETY: `run` writes a gradient for every cell of its bands.
     let output = unsafe {
         tiling.run(R::LOGITS, |scratch, bands, output| {

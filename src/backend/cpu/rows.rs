@@ -3,7 +3,7 @@
 //! All lines of a band are taken as one: the windows between two lines are made as well, and nobody looks at them.
 
 use super::aligned::Aligned;
-use super::plan::{is_ranged, Span, Step};
+use super::plan::{is_ranged, Span, Step, SPLIT};
 use super::rule::Join;
 use super::vector::{InstructionSet, Kernel, Real, Single, Vector, MOST_LANES};
 use std::marker::PhantomData;
@@ -23,8 +23,9 @@ pub fn slack(across: &Span) -> usize {
     if across.unit > 1 {
         return (axis.stride.min(axis.input) + axis.kernel.min(2 * axis.input)) * across.unit * 2;
     }
-    match is_ranged(axis) || axis.stride > 3 {
+    match is_ranged(axis) || axis.stride > SPLIT {
         true => lanes,
+        // Groups are summed for two vectors and one more than there are windows, by whole vectors: see `by_groups`.
         false => 3 * (lanes + 1) * axis.stride + axis.kernel.min(2 * axis.input) + lanes,
     }
 }

@@ -35,7 +35,8 @@ pub struct Tiling {
 }
 
 impl Tiling {
-    fn pieces(&self) -> [usize; 4] {
+    /// Bands along the planes, depths, rows and columns.
+    fn counts(&self) -> [usize; 4] {
         let [depths, rows, columns] = self.sizes;
         [
             self.planes.div_ceil(self.plan.planes),
@@ -46,7 +47,7 @@ impl Tiling {
     }
 
     fn band(&self, index: usize) -> Band {
-        let [_, depths, rows, columns] = self.pieces();
+        let [_, depths, rows, columns] = self.counts();
         let piece = |at: usize, size: usize, len: usize| at * size..len.min((at + 1) * size);
         let plan = self.plan;
         Band {
@@ -75,7 +76,7 @@ impl Tiling {
         let all = cells.checked_mul(if two { 2 } else { 1 })?;
         let mut output = Vec::new();
         output.try_reserve_exact(all).ok()?;
-        let bands: usize = self.pieces().iter().product();
+        let bands: usize = self.counts().iter().product();
         let threads = match self.work {
             0..SERIAL_CELLS => 1,
             _ => rayon::current_num_threads().min(bands),

@@ -297,6 +297,7 @@ impl<'a, T: Element> View<'a, T> {
         widened.resize(area.cells() * ABREAST + REACH, T::Compute::default());
         match self.is_abreast() {
             true => self.widen_abreast(arch, planes.start, area, widened),
+            false if self.turn(arch, planes.clone(), area, widened) => {}
             false => {
                 // Plane after plane, and then turned.
                 let count = area.cells();
@@ -321,6 +322,30 @@ impl<'a, T: Element> View<'a, T> {
             across: ABREAST,
             sizes: [depths, rows, columns * ABREAST],
         }
+    }
+
+    /// Turns an area of [`ABREAST`] planes from where it lies, if it has no gaps and they are equally far apart.
+    fn turn(&self, arch: Arch, planes: Range<usize>, area: &Area, to: &mut [T::Compute]) -> bool {
+        let [batch, channel, depth, row, column] = self.strides;
+        let [depths, rows, columns] = [area.depths.len(), area.rows.len(), area.columns.len()];
+        let whole = column == 1
+            && (row == columns || rows == 1)
+            && (depth == rows * columns || depths == 1);
+        let equal = self.batch == 1 || batch == self.channels * channel;
+        let [d, h, w] = area.first();
+        let first = self.origin(planes.start) + d * depth + h * row + w;
+        match T::computed(&self.data[first..]) {
+            Some(cells) if whole && equal && planes.len() == ABREAST => arch.run(Turn {
+                cells,
+                step: channel,
+                rows: ABREAST,
+                columns: area.cells(),
+                to,
+                pitch: ABREAST,
+            }),
+            _ => return false,
+        }
+        true
     }
 
     /// An area of [`ABREAST`] planes where it lies, if it can be read there.

@@ -135,17 +135,17 @@ impl Step {
 pub enum Kernel {
     /// Of any windows.
     Any(Rule, Step),
-    /// SoftPool's 2×2 windows side by side: a thread has 8 bytes of outputs.
+    /// SoftPool's 2×2 windows side by side: a thread has four of a row, of f64 one.
     Forward2x2,
-    /// SoftPool's 2×2×2 windows side by side: a thread has 8 bytes of outputs.
+    /// SoftPool's 2×2×2 windows side by side, likewise.
     Forward2x2x2,
-    /// SoftPool's 3×3 windows at steps of two: a thread has 8 bytes of outputs.
+    /// SoftPool's 3×3 windows at steps of two, likewise.
     Forward3x3,
-    /// The gradient of SoftPool's 2×2 windows side by side: a thread has two rows of 16 bytes.
+    /// The gradient of SoftPool's 2×2 windows side by side: a thread has two rows of eight cells, of f64 two.
     Backward2x2,
-    /// The gradient of SoftPool's 2×2×2 windows side by side: a thread has four rows of 16 bytes.
+    /// The gradient of SoftPool's 2×2×2 windows side by side: four such rows.
     Backward2x2x2,
-    /// The gradient of SoftPool's 3×3 windows at steps of two: a thread has two rows of 16 bytes.
+    /// The gradient of SoftPool's 3×3 windows at steps of two: two such rows.
     Backward3x3,
     /// SoftPool's windows that overlap: a block has a tile of them.
     ForwardTile,
@@ -281,9 +281,9 @@ pub fn forward(
     method: Method,
 ) -> Result<Plan> {
     let mut pass = Pass::new(dtype, geometry, layouts, method, Gradient::Paper)?;
-    let group = 8 / pass.size;
+    let group = pass.abreast();
     let [_, _, width] = geometry.axes;
-    pass.params.output_vectors = width.output.is_multiple_of(group) as u32;
+    pass.params.output_vectors = common(width.output, 16 / pass.size);
     let kernel = match special(geometry, method) {
         Some(Special::TwoByTwo) => Kernel::Forward2x2,
         Some(Special::TwoByTwoByTwo) => Kernel::Forward2x2x2,
@@ -310,8 +310,8 @@ pub fn backward(
 ) -> Result<Plan> {
     let mut pass = Pass::new(dtype, geometry, layouts, method, gradient)?;
     let [depth, height, width] = geometry.axes;
-    let group = 8 / pass.size;
-    pass.params.output_vectors = width.input.is_multiple_of(2 * group) as u32;
+    let group = pass.abreast();
+    pass.params.output_vectors = common(width.input, 16 / pass.size);
     let columns = width.input.div_ceil(2 * group);
     let pairs = |axis: Axis| (axis.input + axis.padding).div_ceil(2);
     match special(geometry, method) {
@@ -459,9 +459,9 @@ impl Pass {
         let mut params = Params::new(geometry, method, gradient, layouts)?;
         let lead = input.dims().len() - geometry.rank;
         let planes = input.dims()[..lead].iter().product::<usize>();
-        params.input_vectors = vectors(input, 16 / size) as u32;
+        params.input_vectors = vectors(input, 16 / size);
         params.misaligned = (input.start_offset() % (16 / size)) as u32;
-        params.grad_vectors = layouts.grad.is_some_and(|grad| vectors(grad, 8 / size)) as u32;
+        params.grad_vectors = layouts.grad.map_or(0, |grad| vectors(grad, 16 / size));
         let cells = planes.checked_mul(geometry.input_cells().max(geometry.output_cells()));
         // Three numbers of each window, or two gradients of each cell.
         let elements = cells.and_then(|n| n.checked_mul(3));
@@ -500,6 +500,14 @@ impl Pass {
     }
 
     /// Items for each window, or for `group` windows of a row.
+    /// Windows of a row that a thread of the special kernels has.
+    fn abreast(&self) -> usize {
+        match self.size {
+            8 => 1,
+            _ => 4,
+        }
+    }
+
     fn outputs(&self, group: usize) -> [usize; 3] {
         let [depth, height, width] = self.axes.map(|axis| axis.output);
         [depth, height, width.div_ceil(group)]
@@ -526,6 +534,18 @@ impl Pass {
     }
 
     /// Numbers of the arithmetic that a tile has room for.
+    /// Threads of a team for a row of a window: as many as have 16 bytes each, to a power of two, which this is.
+    fn across(&self, team: Team) -> u32 {
+        let members = match team {
+            Team::Thread => 1,
+            Team::Warp => WARP,
+            Team::Block => BLOCK,
+        };
+        let [_, _, width] = &self.axes;
+        let groups = width.kernel.min(width.input).div_ceil(16 / self.size);
+        groups.next_power_of_two().min(members as usize).ilog2()
+    }
+
     fn tile_numbers(&self) -> usize {
         TILE_BYTES / self.size.max(4) - (BLOCK / WARP) as usize
     }
@@ -603,8 +623,9 @@ impl Pass {
     }
 
     fn launch(&mut self, kernel: Kernel, items: [usize; 3]) {
-        let warps = if kernel.teams() { BLOCK / WARP } else { 0 };
+        let warps = if kernel.teams() { 3 * BLOCK / WARP } else { 0 };
         self.launch_sharing(kernel, items, warps as usize);
+        self.params.across = self.across(team);
     }
 
     fn launch_sharing(
@@ -651,15 +672,21 @@ impl Pass {
     }
 }
 
-/// Whether `cells` neighbours in a row, from a multiple of `cells` on, can be read as one aligned vector.
-fn vectors(layout: &Layout, cells: usize) -> bool {
-    let (column, others) = match layout.stride().split_last() {
-        Some((column, others)) => (*column, others),
-        None => return false,
+/// How many neighbours in a row, up to `most`, can be read as one aligned vector, from a multiple of them on; none where
+/// there are steps between them.
+fn vectors(layout: &Layout, most: usize) -> u32 {
+    let Some((1, others)) = layout.stride().split_last() else {
+        return 0;
     };
-    column == 1
-        && layout.start_offset().is_multiple_of(cells)
-        && others.iter().all(|stride| stride.is_multiple_of(cells))
+    let start = layout.start_offset();
+    others.iter().fold(common(start, most), |vectors, &stride| {
+        common(stride, vectors as usize)
+    })
+}
+
+/// The largest power of two in both numbers, the latter of which is one.
+fn common(n: usize, most: usize) -> u32 {
+    1 << (n | most).trailing_zeros()
 }
 
 /// Elements from the first to behind the last.

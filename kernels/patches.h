@@ -56,7 +56,8 @@ DEVICE bool load(PRIVATE Compute<T> (&s)[S][N], int first, Rows<T, I> of, I row,
     constexpr int V = N - L - M, MOST = 16 / sizeof(T), K = V < MOST ? V : MOST, HALF = K > 2 ? K / 2 : K;
     const bool within = row < of.rows && of.rows - row >= R;
     const bool across = column < of.columns && of.columns - column >= V;
-    if (across && within && of.vectors >= K) {
+    // For five rows of f64 there are not registers enough.
+    if ((sizeof(T) < 8 || (V > 1 && R < 5)) && across && within && of.vectors >= K) {
         GLOBAL const T* cells = of.plane + (row * of.pitch + column);
 #pragma unroll
         for (int r = 0; r < R; r++, cells += of.pitch) load_row<L, V, K>(s[first + r], cells, column, of.columns, beyond);

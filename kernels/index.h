@@ -66,6 +66,12 @@ DEVICE I least(I a, I b) {
     return a < b ? a : b;
 }
 
+// Cells from `at` to the end of a row of so many.
+template <typename I>
+DEVICE I left_of(I at, I cells) {
+    return at < cells ? cells - at : I(0);
+}
+
 // The cells of window o.
 template <typename I>
 DEVICE Range<I> window(CONSTANT Axis& axis, I o) {

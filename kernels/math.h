@@ -49,6 +49,36 @@ DEVICE Weighed<C> weigh(C s, C peak, CONSTANT Temperature<C>& t) {
     return {d, two_to(t.scale * d)};
 }
 
+// Of x, whose sign is still that of the activation.
+template <typename C>
+DEVICE Weighed<C> weigh_signed(C x, C peak, CONSTANT Temperature<C>& t) {
+    const C d = fma(x, t.sign * t.unit, -(peak * t.unit));
+    return {d, two_to(t.scale * d)};
+}
+
+// Without regard to NaN, which then shows in the sums.
+template <typename C, int N>
+DEVICE C largest_of(PRIVATE const C (&values)[N]) {
+    C largest = values[0];
+#pragma unroll
+    for (int i = 1; i < N; i++) largest = fmax(largest, values[i]);
+    return largest;
+}
+template <typename C, int N>
+DEVICE C lowest_of(PRIVATE const C (&values)[N]) {
+    C smallest = values[0];
+#pragma unroll
+    for (int i = 1; i < N; i++) smallest = fmin(smallest, values[i]);
+    return smallest;
+}
+
+// Whether keys up to this one have weights about a shift that stay small. Sums are moved to another shift only where they
+// do not, since each move rounds all of them alike.
+template <typename C>
+DEVICE bool is_near(C peak, C shift, CONSTANT Temperature<C>& t) {
+    return t.scale * distance(peak, shift, t) <= C(4);
+}
+
 template <typename C>
 DEVICE void add_weighed(PRIVATE Sums<C>& sums, Weighed<C> cell) {
     sums.total += cell.e;

@@ -28,12 +28,12 @@ struct Params {
     u64 windows, cells;
     u32 input_vectors, grad_vectors, output_vectors, misaligned;
     u32 nan_to_num, exact, count, together;
-    u32 tile_rows, tile_columns;
+    u32 across, tile_rows, tile_columns, unused;
     Temperature<float> in_single;
     // In f64, whose bits a language without it has in integers.
     Temperature<DOUBLE> in_double;
 };
-static_assert(sizeof(Params) == 568, "the layout that params.rs has");
+static_assert(sizeof(Params) == 576, "the layout that params.rs has");
 
 // What Params::count says is counted of a window.
 #define COUNT_CELLS 0

@@ -8,7 +8,8 @@ template <typename T, typename I>
 struct Rows {
     GLOBAL const T* plane;
     I rows, columns, pitch, step;
-    bool vectors;
+    // Cells that can be read in one piece, from a multiple of them on.
+    u32 vectors;
 };
 
 template <typename T, typename I>
@@ -16,7 +17,7 @@ DEVICE Rows<T, I> input_rows(GLOBAL const T* input, Position<I> at, CONSTANT Par
     const Position<I> plane = {at.plane, at.depth, 0, 0};
     const bool is = at.depth < I(p.axes[0].input);
     return {input + (is ? offset(p.input, plane, p) : I(0)), is ? I(p.axes[1].input) : I(0), I(p.axes[2].input),
-            I(p.input[3]), I(p.input[4]), p.input_vectors != 0};
+            I(p.input[3]), I(p.input[4]), p.input_vectors};
 }
 
 template <typename T, typename I>
@@ -24,26 +25,52 @@ DEVICE Rows<T, I> grad_rows(GLOBAL const T* grad, Position<I> at, CONSTANT Param
     const Position<I> plane = {at.plane, at.depth, 0, 0};
     const bool is = at.depth < I(p.axes[0].output);
     return {grad + (is ? offset(p.grad, plane, p) : I(0)), is ? I(p.axes[1].output) : I(0), I(p.axes[2].output),
-            I(p.grad[3]), I(p.grad[4]), p.grad_vectors != 0};
+            I(p.grad[3]), I(p.grad[4]), p.grad_vectors};
 }
 
-// R rows of N cells into those of `s` from `first` on: L cells before a column where vectors begin, a vector, and M behind
-// it. Cells beyond the plane become `beyond`; whether there was none.
+// A row of N cells: V of them, behind the first L, in vectors of K, which are all in the plane; the others one by one.
+template <int L, int V, int K, typename T, int N, typename I>
+DEVICE void load_row(PRIVATE Compute<T> (&s)[N], GLOBAL const T* cells, I column, I columns, Compute<T> beyond) {
+    // Without branches, so that everything is on its way before anything is used.
+    Vector<T, K> vectors[V / K];
+#pragma unroll
+    for (int v = 0; v < V / K; v++) vectors[v] = *reinterpret_cast<GLOBAL const Vector<T, K>*>(cells + v * K);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        if (i >= L && i < L + V) {
+            s[i] = widen(vectors[(i - L) / K].cells[(i - L) % K]);
+        } else {
+            // Beside the plane, its first or last cell is read.
+            GLOBAL const T* beside =
+                i < L ? cells - least(column, I(L - i)) : cells + least(I(i - L), I(columns - 1 - column));
+            const Compute<T> cell = widen(*beside);
+            s[i] = column + I(i - L) < columns ? cell : beyond;
+        }
+    }
+}
+
+// R rows of N cells into those of `s` from `first` on: L cells before a column where vectors begin, vectors, and M behind
+// them. Cells beyond the plane become `beyond`; whether there was none.
 template <int L, int M, int R, typename T, int S, int N, typename I>
 DEVICE bool load(PRIVATE Compute<T> (&s)[S][N], int first, Rows<T, I> of, I row, I column, Compute<T> beyond) {
-    constexpr int V = N - L - M;
-    // Everything is on its way before anything is used.
-    if (of.vectors && row < of.rows && of.rows - row >= R && column < of.columns && of.columns - column >= V) {
+    constexpr int V = N - L - M, MOST = 16 / sizeof(T), K = V < MOST ? V : MOST, HALF = K > 2 ? K / 2 : K;
+    const bool within = row < of.rows && of.rows - row >= R;
+    const bool across = column < of.columns && of.columns - column >= V;
+    // For five rows of f64 there are not registers enough.
+    if ((sizeof(T) < 8 || (V > 1 && R < 5)) && across && within && of.vectors >= K) {
+        GLOBAL const T* cells = of.plane + (row * of.pitch + column);
+#pragma unroll
+        for (int r = 0; r < R; r++, cells += of.pitch) load_row<L, V, K>(s[first + r], cells, column, of.columns, beyond);
+    } else if (HALF < K && across && of.vectors >= HALF) {
 #pragma unroll
         for (int r = 0; r < R; r++) {
-            GLOBAL const T* cell = of.plane + (row + r) * of.pitch + column;
-            const Vector<T, V> vector = *reinterpret_cast<GLOBAL const Vector<T, V>*>(cell);
+            if (row + r < of.rows) {
+                GLOBAL const T* cells = of.plane + ((row + r) * of.pitch + column);
+                load_row<L, V, HALF>(s[first + r], cells, column, of.columns, beyond);
+            } else {
 #pragma unroll
-            for (int i = 0; i < N; i++)
-                if (i >= L && i < L + V)
-                    s[first + r][i] = widen(vector.cells[i - L]);
-                else
-                    s[first + r][i] = column + I(i - L) < of.columns ? widen(cell[i - L]) : beyond;
+                for (int i = 0; i < N; i++) s[first + r][i] = beyond;
+            }
         }
     } else {
 #pragma unroll
@@ -59,7 +86,7 @@ DEVICE bool load(PRIVATE Compute<T> (&s)[S][N], int first, Rows<T, I> of, I row,
             }
         }
     }
-    return row < of.rows && of.rows - row >= R && column - I(L) < of.columns && of.columns - (column - I(L)) >= N;
+    return within && column - I(L) < of.columns && of.columns - (column - I(L)) >= N;
 }
 
 // What cells beyond a plane are read as: hardly ever of any weight, but finite. With the sign of the temperature.
@@ -74,26 +101,6 @@ DEVICE void mirror(PRIVATE C (&s)[R][N], CONSTANT Params& p) {
     if (temperature(p, C()).sign > C(0)) return;
 #pragma unroll
     for (int i = 0; i < R * N; i++) s[i / N][i % N] = -s[i / N][i % N];
-}
-
-template <typename T, int N, typename I>
-DEVICE void store(GLOBAL T* row, PRIVATE const T (&cells)[N], I left, bool vectors) {
-    if (vectors && left >= N) {
-        Vector<T, N> vector;
-#pragma unroll
-        for (int i = 0; i < N; i++) vector.cells[i] = cells[i];
-        *reinterpret_cast<GLOBAL Vector<T, N>*>(row) = vector;
-    } else {
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            if (I(i) < left) row[i] = cells[i];
-    }
-}
-
-// Cells from `at` to the end of a row of so many.
-template <typename I>
-DEVICE I left_of(I at, I cells) {
-    return at < cells ? cells - at : I(0);
 }
 
 // Without regard to NaN, which then shows in the sums.
@@ -118,6 +125,9 @@ DEVICE C least_total(bool exact) {
     return exact ? C(0.03125) : C(5.9604644775390625e-8);
 }
 
+// Windows of a row that a thread has.
+#define SIDE_BY_SIDE(T) (sizeof(T) < 8 ? 4 : 1)
+
 // Of cells in a column, with weights about a shift that windows share: the sums of e and of e v.
 template <typename C>
 struct Column {
@@ -125,9 +135,9 @@ struct Column {
 };
 
 template <typename C>
-DEVICE void add(PRIVATE Column<C>& column, C e, C v) {
-    column.total += e;
-    column.sum = fma(e, v, column.sum);
+DEVICE void add(PRIVATE Column<C>& column, C e, C v, bool first) {
+    column.total = first ? e : column.total + e;
+    column.sum = first ? e * v : fma(e, v, column.sum);
 }
 
 template <typename C, int N>
@@ -146,7 +156,10 @@ DEVICE Sums<C> sums_of_window(PRIVATE Weighed<C> (&cells)[H * W], PRIVATE const 
 #pragma unroll
     for (int i = 0; i < H * W; i++) {
         cells[i] = weigh(s[row + i / W][column + i % W], sums.peak, t);
-        add_weighed(sums, cells[i]);
+        if (i == 0)
+            sums.total = cells[i].e, sums.below = cells[i].e * cells[i].d;
+        else
+            add_weighed(sums, cells[i]);
     }
     return sums;
 }
@@ -167,6 +180,11 @@ DEVICE Line<C> line_of(C total, C below, C grad, CONSTANT Params& p) {
 template <typename C>
 DEVICE C passed(Line<C> line, Weighed<C> cell) {
     return cell.e == C(0) ? C(0) : cell.e * fma(line.slope, cell.d, line.level);
+}
+
+template <typename C>
+DEVICE Line<C> together(Line<C> a, Line<C> b) {
+    return {a.level + b.level, a.slope + b.slope};
 }
 
 template <typename I>
@@ -207,7 +225,7 @@ DEVICE bool settle(PRIVATE T& y, Sums<Compute<T>> sums, bool whole, CONSTANT Par
 template <int D, typename T, typename I>
 DEVICE void forward_squares(Buffers<T> of, CONSTANT Params& p, Turn turn) {
     using C = Compute<T>;
-    constexpr int V = 8 / sizeof(T);
+    constexpr int V = SIDE_BY_SIDE(T);
     FOR_ITEMS(item) {
         Position<I> at = position(item, p);
         at.column *= V;
@@ -247,7 +265,7 @@ DEVICE void forward_2x2x2(Buffers<T> of, CONSTANT Params& p, Turn turn) {
 template <int P, typename T, typename I>
 DEVICE void forward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
     using C = Compute<T>;
-    constexpr int V = 8 / sizeof(T), W = 2 * V + 1;
+    constexpr int V = SIDE_BY_SIDE(T), W = 2 * V + 1;
     CONSTANT Temperature<C>& t = temperature(p, C());
     Position<I> at = position(item, p);
     at.column *= V;
@@ -260,9 +278,8 @@ DEVICE void forward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
     Column<C> columns[W];
 #pragma unroll
     for (int c = 0; c < W; c++) {
-        columns[c] = {C(0), C(0)};
 #pragma unroll
-        for (int r = 0; r < 3; r++) add(columns[c], weigh(s[r][c], shift, t).e, s[r][c]);
+        for (int r = 0; r < 3; r++) add(columns[c], weigh(s[r][c], shift, t).e, s[r][c], r == 0);
     }
     bool all_hold = whole || clears<T>(shift, p);
     T ys[V];
@@ -346,7 +363,7 @@ DEVICE void store_gradients(Buffers<T> of, Position<I> at, PRIVATE const Compute
 template <int D, typename T, typename I>
 DEVICE void backward_squares(Buffers<T> of, CONSTANT Params& p, Turn turn) {
     using C = Compute<T>;
-    constexpr int V = 8 / sizeof(T);
+    constexpr int V = SIDE_BY_SIDE(T);
     FOR_ITEMS(item) {
         Position<I> at = position(item, p);
         at.column *= V;
@@ -365,14 +382,13 @@ DEVICE void backward_squares(Buffers<T> of, CONSTANT Params& p, Turn turn) {
         C dx[2 * D][2 * V];
 #pragma unroll
         for (int j = 0; j < V; j++) {
-            const Position<I> window = {at.plane, at.depth, at.row, at.column + j};
             Weighed<C> cells[4 * D];
             const Sums<C> sums = sums_of_window<2 * D, 2>(cells, s, 0, 2 * j, temperature(p, C()));
             const Line<C> line = line_of(sums.total, sums.below, g[0][j], p);
-            const bool is = is_window(window, p);
-            all_hold = all_hold && (!is || whole || clears<T>(sums.peak, p));
+            // Where there is no window, g is 0.
+            all_hold = all_hold && (whole || g[0][j] == C(0) || clears<T>(sums.peak, p));
 #pragma unroll
-            for (int i = 0; i < 4 * D; i++) dx[i / 2][2 * j + i % 2] = is ? passed(line, cells[i]) : C(0);
+            for (int i = 0; i < 4 * D; i++) dx[i / 2][2 * j + i % 2] = passed(line, cells[i]);
         }
         store_gradients<D>(of, from, dx, all_hold, p);
     }
@@ -432,7 +448,7 @@ DEVICE bool pass_anew(PRIVATE Compute<T> (&dx)[2][N], Buffers<T> of, Rows<T, I> 
 template <int P, typename T, typename I>
 DEVICE void backward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
     using C = Compute<T>;
-    constexpr int V = 8 / sizeof(T), W = 2 * V + 3, L = 2 - P;
+    constexpr int V = SIDE_BY_SIDE(T), W = 2 * V + 3, L = 2 - P;
     CONSTANT Temperature<C>& t = temperature(p, C());
     Position<I> at = position(item, p);
     at.column *= V;
@@ -447,12 +463,11 @@ DEVICE void backward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
     Weighed<C> cells[2][2 * V];
 #pragma unroll
     for (int c = 0; c < W; c++) {
-        columns[0][c] = columns[1][c] = {C(0), C(0)};
 #pragma unroll
         for (int r = 0; r < 5; r++) {
             const Weighed<C> cell = weigh(s[r][c], shift, t);
-            if (r <= 2) add(columns[0][c], cell.e, cell.d);
-            if (r >= 2) add(columns[1][c], cell.e, cell.d);
+            if (r <= 2) add(columns[0][c], cell.e, cell.d, r == 0);
+            if (r >= 2) add(columns[1][c], cell.e, cell.d, r == 2);
             if ((r == 2 || r == 3) && c >= L && c < L + 2 * V) cells[r - 2][c - L] = cell;
         }
     }
@@ -464,13 +479,11 @@ DEVICE void backward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int j = 0; j <= V; j++) {
-            const Position<I> window = {at.plane, at.depth, at.row - 1 + i, at.column + P - 1 + j};
             const Column<C> all = sum_of_three(columns[i], 2 * j);
-            const bool is = is_window(window, p);
-            lines[i][j] = {C(0), C(0)};
-            if (is) lines[i][j] = line_of(all.total, all.sum, g[i][j], p);
+            // Where there is no window, g is 0, and its cells may be none.
+            lines[i][j] = line_of(fmax(all.total, least), all.sum, g[i][j], p);
             levels += lines[i][j].level;
-            all_hold = all_hold && (!is || all.total >= least);
+            all_hold = all_hold && (all.total >= least || g[i][j] == C(0));
         }
     all_hold = all_hold && is_finite(levels);
     C dx[2][2 * V];
@@ -479,12 +492,11 @@ DEVICE void backward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
 #pragma unroll
         for (int c = 0; c < 2 * V; c++) {
             // The windows that have the cell.
-            Line<C> all = {C(0), C(0)};
-#pragma unroll
-            for (int i = r; i < 2; i++)
-#pragma unroll
-                for (int j = (L + c - 1) / 2; j <= (L + c) / 2; j++)
-                    all = {all.level + lines[i][j].level, all.slope + lines[i][j].slope};
+            const int left = (L + c - 1) / 2, right = (L + c) / 2;
+            Line<C> all = lines[1][right];
+            if (left < right) all = together(lines[1][left], all);
+            if (r == 0) all = together(lines[0][right], all);
+            if (r == 0 && left < right) all = together(lines[0][left], all);
             dx[r][c] = passed(all, cells[r][c]);
         }
     if (!all_hold) all_hold = pass_anew<L, P>(dx, of, rows, from, at, p);

@@ -2,7 +2,8 @@
 // back to its cells. src/backend/cpu/rules has the same.
 //
 // A rule is asked first for the keys of the cells, whose largest is the window's peak, if it is PEAKED; then to add up the
-// cells with that known. Where the sums overflow, they are taken once more of activations times a small unit.
+// cells with that known. The sums of one that is ONLINE can be moved to another shift, so that one visit finds both, while
+// all is finite. Where the sums overflow, they are taken once more of activations times a small unit.
 
 // Sums of x over more than 2^24 cells of the largest kind do not overflow in this unit.
 template <typename C>
@@ -11,7 +12,7 @@ DEVICE C small_unit() {
 }
 
 struct SoftPool {
-    enum { PEAKED = 1, LOGITS = 0, PLACES = 0 };
+    enum { PEAKED = 1, ONLINE = 1, LOGITS = 0, PLACES = 0 };
 
     template <typename C>
     DEVICE C key(C x, C, CONSTANT Params& p) {
@@ -21,7 +22,21 @@ struct SoftPool {
     DEVICE void add(PRIVATE Sums<C>& sums, C x, C, C, CONSTANT Params& p) {
         CONSTANT Temperature<C>& t = temperature(p, C());
         const Weighed<C> cell = weigh(t.sign * x, sums.peak, t);
-        if (cell.d != absent<C>()) add_weighed(sums, cell);
+        if (cell.e != C(0)) add_weighed(sums, cell);
+    }
+    template <typename C, int N>
+    DEVICE C largest_key(PRIVATE const C (&x)[N], PRIVATE const C (&)[N], CONSTANT Params& p) {
+        return temperature(p, C()).sign > C(0) ? largest_of(x) : -lowest_of(x);
+    }
+    template <typename C>
+    DEVICE void add_finite(PRIVATE Sums<C>& sums, C x, C, CONSTANT Params& p) {
+        add_weighed(sums, weigh_signed(x, sums.peak, temperature(p, C())));
+    }
+    template <typename C>
+    DEVICE Sums<C> moved(Sums<C> sums, C shift, CONSTANT Params& p) {
+        const Weighed<C> step = weigh(sums.peak, shift, temperature(p, C()));
+        if (sums.total == C(0)) return {shift, C(0), C(0)};
+        return {shift, sums.total * step.e, fma(sums.below, step.e, sums.total * (step.e * step.d))};
     }
     template <typename C>
     DEVICE bool overflows(Sums<C>) {
@@ -42,10 +57,9 @@ struct SoftPool {
     template <typename C>
     DEVICE C passed(Passing<C> window, C x, C, u32, CONSTANT Params& p) {
         CONSTANT Temperature<C>& t = temperature(p, C());
-        Weighed<C> cell = weigh(t.sign * x, window.peak, t);
-        if (window.share == C(0) || cell.d == absent<C>() || cell.e == C(0)) return C(0);
-        if (p.exact) cell.e *= fma(t.rate, cell.d - window.mean, C(1));
-        return window.share * cell.e;
+        const Weighed<C> cell = weigh_signed(x, window.peak, t);
+        const C slope = p.exact ? t.rate : C(0), e = cell.e * fma(slope, cell.d - window.mean, C(1));
+        return window.share == C(0) || cell.e == C(0) ? C(0) : window.share * e;
     }
     template <typename C>
     DEVICE C passed_to_logit(Passing<C>, C, C, CONSTANT Params&) {
@@ -55,7 +69,7 @@ struct SoftPool {
 
 // The softmax of logits of their own. One of -inf masks its cell, whatever the activation is.
 struct Softmax {
-    enum { PEAKED = 1, LOGITS = 1, PLACES = 0 };
+    enum { PEAKED = 1, ONLINE = 1, LOGITS = 1, PLACES = 0 };
 
     template <typename C>
     DEVICE C key(C, C z, CONSTANT Params&) {
@@ -67,6 +81,22 @@ struct Softmax {
         if (e == C(0)) return;
         sums.total += e;
         sums.below = fma(e, x * unit, sums.below);
+    }
+    template <typename C, int N>
+    DEVICE C largest_key(PRIVATE const C (&)[N], PRIVATE const C (&z)[N], CONSTANT Params&) {
+        return largest_of(z);
+    }
+    template <typename C>
+    DEVICE void add_finite(PRIVATE Sums<C>& sums, C x, C z, CONSTANT Params& p) {
+        const C e = weigh(z, sums.peak, temperature(p, C())).e;
+        sums.total += e;
+        sums.below = fma(e, x, sums.below);
+    }
+    template <typename C>
+    DEVICE Sums<C> moved(Sums<C> sums, C shift, CONSTANT Params& p) {
+        const C e = weigh(sums.peak, shift, temperature(p, C())).e;
+        if (sums.total == C(0)) return {shift, C(0), C(0)};
+        return {shift, sums.total * e, sums.below * e};
     }
     template <typename C>
     DEVICE bool overflows(Sums<C> sums) {
@@ -96,7 +126,7 @@ struct Softmax {
 };
 
 struct Average {
-    enum { PEAKED = 0, LOGITS = 0, PLACES = 0 };
+    enum { PEAKED = 0, ONLINE = 0, LOGITS = 0, PLACES = 0 };
 
     template <typename C>
     DEVICE C key(C x, C, CONSTANT Params&) {
@@ -130,7 +160,7 @@ struct Average {
 
 // Powers are of magnitudes relative to the largest one, so that none overflows or vanishes.
 struct Power {
-    enum { PEAKED = 1, LOGITS = 0, PLACES = 0 };
+    enum { PEAKED = 1, ONLINE = 0, LOGITS = 0, PLACES = 0 };
 
     template <typename C>
     DEVICE C key(C x, C, CONSTANT Params&) {
@@ -173,7 +203,7 @@ struct Power {
 
 // Means weighted by the positive activations, relative to the largest one; of all cells alike where none is positive.
 struct Weighted {
-    enum { PEAKED = 1, LOGITS = 0, PLACES = 0 };
+    enum { PEAKED = 1, ONLINE = 0, LOGITS = 0, PLACES = 0 };
 
     template <typename C>
     DEVICE C key(C x, C, CONSTANT Params&) {
@@ -217,7 +247,7 @@ struct Weighted {
 
 // The largest activation, and of several the first in row-major order; NaN before any number.
 struct Maximum {
-    enum { PEAKED = 1, LOGITS = 0, PLACES = 1 };
+    enum { PEAKED = 1, ONLINE = 0, LOGITS = 0, PLACES = 1 };
 
     template <typename C>
     DEVICE C key(C x, C, CONSTANT Params&) {

@@ -2,9 +2,6 @@
 // they share, and adds up along the rows and then down the columns, in its shared memory. Windows that do not hold are
 // left to the functions for any window.
 
-// Shared memory that all_of needs.
-#define REDUCING 8
-
 // The sums of N windows of `size` numbers, each `step` further on, that begin `stride` numbers from one another. Windows
 // one number apart share the sum of what all of them have.
 template <int N, typename C>
@@ -122,7 +119,7 @@ DEVICE void sum_tile(Buffers<T> of, Tile<I> tile, CONSTANT Params& p, Turn turn)
     const u32 stride_h = u32(p.axes[1].stride.value), stride_w = u32(p.axes[2].stride.value);
     const u32 size_h = u32(p.axes[1].size), size_w = u32(p.axes[2].size);
     const u32 down = (tile.rows - 1) * stride_h + size_h, across = (tile.columns - 1) * stride_w + size_w;
-    const Grid<C> totals = {of.shared + REDUCING, down, across}, sums = {totals.numbers + down * across, down, across};
+    const Grid<C> totals = {of.shared + WARPS, down, across}, sums = {totals.numbers + down * across, down, across};
     const Grid<C> row_totals = {sums.numbers + down * across, down, tile.columns};
     const Grid<C> row_sums = {row_totals.numbers + down * tile.columns, down, tile.columns};
     // Where the padding lies above or left of the plane, it wraps around, and lies beyond its end.
@@ -181,25 +178,104 @@ DEVICE void statistics_tile(Buffers<T> of, CONSTANT Params& p, Turn turn) {
         sum_tile<true>(of, tile_of(item, I(p.axes[1].output), I(p.axes[2].output), p), p, turn);
 }
 
-// The same backwards: what a tile's cells get of their windows, once those lie about one shift. The windows of cells in a
-// row begin one after another where they are one cell apart, which the plan sees to.
+// The same backwards: what a tile's cells get of their windows, once those lie about one shift.
+
+// The windows of a tile's cells along an axis, of which the first may not exist, and whether those of cells in a row begin
+// one after another.
+template <typename I>
+struct Spread {
+    I first;
+    u32 count;
+    bool every;
+};
+
+template <typename I>
+DEVICE Spread<I> spread_of(CONSTANT Axis& axis, I cell, u32 cells) {
+    const u32 size = u32(axis.size);
+    if (axis.stride.value == 1) return {cell + I(axis.padding) - (size - 1), cells + size - 1, true};
+    const Range<I> first = windows_of(axis, cell), last = windows_of(axis, I(cell + cells - 1));
+    const I begin = least(first.begin, last.end);
+    return {begin, u32(last.end - begin), false};
+}
+
+// The sums of the numbers, `step` apart, of the windows that cells have from one on; of those cells, the first `count`.
+template <int N, typename C, typename I>
+DEVICE void sum_of_cells(PRIVATE C (&sums)[N], SHARED const C* numbers, u32 step, Spread<I> spread, u32 offset, I cell,
+                         u32 count, CONSTANT Axis& axis) {
+    if (spread.every) {
+        sum_some_windows(sums, numbers + offset * step, step, u32(axis.size), 1, count);
+        return;
+    }
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        sums[n] = C(0);
+        if (u32(n) >= count) continue;
+        const Range<I> windows = windows_of(axis, I(cell + offset + n));
+        for (I w = windows.begin; w < windows.end; w++) sums[n] += numbers[u32(w - spread.first) * step];
+    }
+}
+
+// Of each row of windows, the sums that the cells of a row get.
+template <typename C, typename I>
+DEVICE void spread_along(Grid<C> to, Grid<C> from, Spread<I> spread, I cell, CONSTANT Axis& axis, Turn turn) {
+    const u32 groups = (to.columns + ABREAST - 1) / ABREAST;
+    for (u32 i = turn.index; i < to.rows * groups; i += turn.count) {
+        const u32 row = i / groups, first = (i - row * groups) * ABREAST;
+        C several[ABREAST];
+        sum_of_cells(several, from.numbers + row * from.columns, 1, spread, first, cell, to.columns - first, axis);
+#pragma unroll
+        for (int n = 0; n < ABREAST; n++)
+            if (first + n < to.columns) to.numbers[row * to.columns + first + n] = several[n];
+    }
+}
+
+// What a window gives about the shift of its tile: level + slope d.
+template <typename T, typename I>
+DEVICE Line<Compute<T>> lifted(Buffers<T> of, Position<I> at, Compute<T> shift, CONSTANT Params& p) {
+    using C = Compute<T>;
+    CONSTANT Temperature<C>& t = temperature(p, C());
+    Line<C> line = {C(0), C(0)};
+    if (!is_window(at, p)) return line;
+    const Passing<C> window = load_passing<SoftPool>(of, at, p);
+    if (window.share == C(0)) return line;
+    const Weighed<C> lift = weigh(shift, window.peak, t);
+    line.level = window.share * lift.e;
+    if (p.exact) {
+        line.slope = t.rate * line.level;
+        line.level = fma(line.slope, lift.d - window.mean, line.level);
+    }
+    return line;
+}
+
+// A cell's gradient of the sum of those.
+template <typename T, typename I>
+DEVICE Compute<T> settled(Buffers<T> of, Position<I> at, Compute<T> shift, Line<Compute<T>> line, CONSTANT Params& p) {
+    using C = Compute<T>;
+    CONSTANT Temperature<C>& t = temperature(p, C());
+    const Weighed<C> cell = weigh(t.sign * widen(of.input[offset(p.input, at, p)]), shift, t);
+    // A cell that is no part of a finite window may weigh more than any number.
+    const bool nothing = line.level == C(0) && line.slope == C(0);
+    const bool weightless = cell.e == C(0) || cell.d == absent<C>();
+    // Times nothing, NaN stays NaN.
+    return nothing || weightless ? C(0) * line.level : cell.e * fma(line.slope, cell.d, line.level);
+}
+
 template <typename T, typename I>
 DEVICE void gather_tile(Buffers<T> of, CONSTANT Params& p, Turn turn) {
     using C = Compute<T>;
     CONSTANT Temperature<C>& t = temperature(p, C());
-    const u32 size_h = u32(p.axes[1].size), size_w = u32(p.axes[2].size);
     for (I item = turn.block; item < I(p.items); item += turn.blocks) {
         const Tile<I> tile = tile_of(item, I(p.axes[1].input), I(p.axes[2].input), p);
-        const u32 down = tile.rows + size_h - 1, across = tile.columns + size_w - 1;
-        const Grid<C> levels = {of.shared + REDUCING, down, across}, slopes = {levels.numbers + down * across, down, across};
+        const Spread<I> rows = spread_of(p.axes[1], tile.at.row, tile.rows);
+        const Spread<I> columns = spread_of(p.axes[2], tile.at.column, tile.columns);
+        const u32 down = rows.count, across = columns.count;
+        const Grid<C> levels = {of.shared + WARPS, down, across}, slopes = {levels.numbers + down * across, down, across};
         const Grid<C> row_levels = {slopes.numbers + down * across, down, tile.columns};
         const Grid<C> row_slopes = {row_levels.numbers + down * tile.columns, down, tile.columns};
-        const I first_row = tile.at.row + I(p.axes[1].padding) - (size_h - 1);
-        const I first_column = tile.at.column + I(p.axes[2].padding) - (size_w - 1);
         C shift = absent<C>(), lowest = -absent<C>();
         for (u32 i = turn.index; i < down * across; i += turn.count) {
             const u32 row = i / across;
-            const Position<I> at = {tile.at.plane, tile.at.depth, first_row + row, first_column + (i - row * across)};
+            const Position<I> at = {tile.at.plane, tile.at.depth, rows.first + row, columns.first + (i - row * across)};
             if (!is_window(at, p)) continue;
             const C peak = of.scratch[output_index(at, p)];
             // Of a window that is not finite the peak is NaN.
@@ -213,48 +289,30 @@ DEVICE void gather_tile(Buffers<T> of, CONSTANT Params& p, Turn turn) {
         const bool holds = is_finite(shift) && apart <= (p.exact ? C(4) : C(24));
         for (u32 i = turn.index; i < down * across; i += turn.count) {
             const u32 row = i / across;
-            const Position<I> at = {tile.at.plane, tile.at.depth, first_row + row, first_column + (i - row * across)};
-            C level = C(0), slope = C(0);
-            if (is_window(at, p)) {
-                const Passing<C> window = load_passing<SoftPool>(of, at, p);
-                if (window.share != C(0)) {
-                    const Weighed<C> lift = weigh(shift, window.peak, t);
-                    level = window.share * lift.e;
-                    if (p.exact) {
-                        slope = t.rate * level;
-                        level = fma(slope, lift.d - window.mean, level);
-                    }
-                }
-            }
-            levels.numbers[i] = level;
-            slopes.numbers[i] = slope;
+            const Position<I> at = {tile.at.plane, tile.at.depth, rows.first + row, columns.first + (i - row * across)};
+            const Line<C> line = lifted(of, at, shift, p);
+            levels.numbers[i] = line.level;
+            slopes.numbers[i] = line.slope;
         }
         wait_for_block();
-        sum_along(row_levels, levels, size_w, 1, turn);
-        if (p.exact) sum_along(row_slopes, slopes, size_w, 1, turn);
+        spread_along(row_levels, levels, columns, tile.at.column, p.axes[2], turn);
+        if (p.exact) spread_along(row_slopes, slopes, columns, tile.at.column, p.axes[2], turn);
         wait_for_block();
         const u32 groups = (tile.rows + ABREAST - 1) / ABREAST;
         for (u32 i = turn.index; i < groups * tile.columns; i += turn.count) {
             const u32 group = i / tile.columns, column = i - group * tile.columns, row = group * ABREAST;
             C level[ABREAST], slope[ABREAST] = {};
-            const u32 from = row * tile.columns + column;
-            sum_some_windows(level, row_levels.numbers + from, tile.columns, size_h, 1, tile.rows - row);
-            if (p.exact) sum_some_windows(slope, row_slopes.numbers + from, tile.columns, size_h, 1, tile.rows - row);
+            sum_of_cells(level, row_levels.numbers + column, tile.columns, rows, row, tile.at.row, tile.rows - row,
+                         p.axes[1]);
+            if (p.exact)
+                sum_of_cells(slope, row_slopes.numbers + column, tile.columns, rows, row, tile.at.row, tile.rows - row,
+                             p.axes[1]);
 #pragma unroll
             for (int n = 0; n < ABREAST; n++) {
                 if (row + n >= tile.rows) continue;
                 const Position<I> at = {tile.at.plane, tile.at.depth, tile.at.row + row + n, tile.at.column + column};
-                C dx;
-                if (holds) {
-                    const Weighed<C> cell = weigh(t.sign * widen(of.input[offset(p.input, at, p)]), shift, t);
-                    // A cell that is no part of a finite window may weigh more than any number.
-                    const bool nothing = level[n] == C(0) && slope[n] == C(0);
-                    const bool weightless = cell.e == C(0) || cell.d == absent<C>();
-                    // Times nothing, NaN stays NaN.
-                    dx = nothing || weightless ? C(0) * level[n] : cell.e * fma(slope[n], cell.d, level[n]);
-                } else {
-                    dx = gradients_of<SoftPool>(of, at, p).x;
-                }
+                const Line<C> line = {level[n], slope[n]};
+                const C dx = holds ? settled(of, at, shift, line, p) : gradients_of<SoftPool>(of, at, p).x;
                 of.output[input_index(at, p)] = Element<T>::narrow(dx);
             }
         }

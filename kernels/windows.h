@@ -44,6 +44,20 @@ struct SumVisitor {
     }
 };
 
+// The sums of a rule that is ONLINE, while its peak is sought.
+template <typename R, typename C>
+struct OnlineVisitor {
+    Sums<C> sums;
+    // Of the group that is visited.
+    Sums<C> few;
+
+    DEVICE void see(PRIVATE OnlineVisitor<R, C>& v, C x, C z, u32, CONSTANT Params& p) { R::add_finite(v.few, x, z, p); }
+    DEVICE void rest(PRIVATE OnlineVisitor<R, C>& v) {
+        v.sums.total += v.few.total;
+        v.sums.below += v.few.below;
+    }
+};
+
 // The first place of the peak.
 template <typename C>
 struct PlaceVisitor {
@@ -56,11 +70,6 @@ struct PlaceVisitor {
     DEVICE void rest(PRIVATE PlaceVisitor<C>&) {}
 };
 
-// How a member goes over the columns of its rows: one in `across`, from `first` on.
-struct Stride {
-    u32 first, across;
-};
-
 template <typename R, typename V, typename T, typename I>
 DEVICE void see_cell(PRIVATE V& visitor, Buffers<T> of, Cells<I> cells, I d, I h, I w, CONSTANT Params& p) {
     const I x = cells.plane + within_plane(p.input, d, h, w, p);
@@ -69,69 +78,185 @@ DEVICE void see_cell(PRIVATE V& visitor, Buffers<T> of, Cells<I> cells, I d, I h
     V::see(visitor, widen(of.input[x]), widen(R::LOGITS ? of.logits[z] : of.input[x]), place, p);
 }
 
-// Cells of a row from `begin` to `end`, one by one.
+// How a member goes over the columns of its rows: one in `across`, from `first` on.
+struct Stride {
+    u32 first, across;
+};
+
+// This member's cells of a row, one by one.
 template <typename R, typename V, typename T, typename I>
-DEVICE void see_row(PRIVATE V& visitor, Buffers<T> of, Cells<I> cells, I d, I h, CONSTANT Params& p) {
-    for (I w = cells.columns.begin; w < cells.columns.end;) {
-        const I end = least(I(w + 16), cells.columns.end);
-        for (; w < end; w++) see_cell<R>(visitor, of, cells, d, h, w, p);
+DEVICE void see_cells(PRIVATE V& visitor, Buffers<T> of, Cells<I> cells, I d, I h, Stride stride, CONSTANT Params& p) {
+    for (I w = cells.columns.begin + stride.first; w < cells.columns.end;) {
+        const I end = least(I(w + 16 * stride.across), cells.columns.end);
+        for (; w < end; w += stride.across) see_cell<R>(visitor, of, cells, d, h, w, p);
         V::rest(visitor);
     }
 }
 
-// This member's cells of a row: 16 bytes of them at a time, in one piece where they lie so. Which they are does not depend
-// on how the tensor lies, and nor do the bits of the sums.
+// ---- Groups of cells ------------------------------------------------------------------------------------------
+
+// Members of a team take 16 bytes of a row at a time. Which cells those are does not depend on how the tensor lies, and nor
+// do the bits of the sums.
+
+// A few cells in registers, and where the first of them is.
+template <typename C, int N>
+struct Group {
+    C x[N], z[N];
+    u32 place;
+};
+
+// N cells of a row, into those from `first` on, however they lie. Behind `count` of them the last of those is read again.
+template <int N, typename T, int M, typename I>
+DEVICE void load_cells(PRIVATE Compute<T> (&to)[M], int first, GLOBAL const T* plane, CONSTANT u64* strides, I d, I h, I w,
+                       I count, CONSTANT Params& p) {
+    if (p.folded_columns.value) {
+        // Seldom, and long: not unrolled.
+#pragma unroll 1
+        for (int n = 0; n < N; n++) {
+            const Compute<T> cell = widen(plane[within_plane(strides, d, h, I(w + least(I(n), I(count - 1))), p)]);
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                if (i == n) to[first + i] = cell;
+        }
+        return;
+    }
+    GLOBAL const T* cell = plane + within_plane(strides, d, h, w, p);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        to[first + i] = widen(*cell);
+        if (I(i + 1) < count) cell += I(strides[4]);
+    }
+}
+
+// A row of a plane.
+template <typename T, typename I>
+struct Row {
+    I depth, row;
+    // Its first cell, where groups can be read in one piece.
+    GLOBAL const T* cells;
+    bool vectors;
+};
+
+template <typename R, typename T, typename I>
+DEVICE Row<T, I> row_of(Buffers<T> of, Cells<I> cells, I d, I h, CONSTANT Params& p) {
+    const I first = cells.plane + d * I(p.input[2]) + h * I(p.input[3]);
+    const I begin = first + cells.columns.begin + I(p.misaligned);
+    return {d, h, of.input + first, !R::LOGITS && p.input_vectors && begin % (16 / sizeof(T)) == 0};
+}
+
+// Groups of N cells, `apart` from each other, from column w on; of the only one, the first `count`.
+template <typename R, int N, typename T, int M, typename I>
+DEVICE void load_groups(PRIVATE Group<Compute<T>, M>& group, Buffers<T> of, Cells<I> cells, Row<T, I> row, I w, I apart,
+                        I count, CONSTANT Params& p) {
+    if (row.vectors && count >= N) {
+        // All are on their way before one is used.
+        Vector<T, N> vectors[M / N];
+#pragma unroll
+        for (int g = 0; g < M / N; g++)
+            vectors[g] = *reinterpret_cast<GLOBAL const Vector<T, N>*>(row.cells + (w + g * apart));
+#pragma unroll
+        for (int i = 0; i < M; i++) group.x[i] = widen(vectors[i / N].cells[i % N]);
+    } else {
+#pragma unroll
+        for (int g = 0; g < M / N; g++)
+            load_cells<N>(group.x, g * N, of.input + cells.plane, p.input, row.depth, row.row, I(w + g * apart), count, p);
+    }
+#pragma unroll
+    for (int i = 0; i < M; i++) group.z[i] = group.x[i];
+    if (R::LOGITS) {
+#pragma unroll
+        for (int g = 0; g < M / N; g++)
+            load_cells<N>(group.z, g * N, of.logits + cells.logits, p.logits, row.depth, row.row, I(w + g * apart), count,
+                          p);
+    }
+}
+
+// Before the cells of a group are seen.
+template <typename V, typename C, int M>
+DEVICE void begin(PRIVATE V&, PRIVATE const Group<C, M>&, CONSTANT Params&) {}
+
+template <typename R, typename C, int M>
+DEVICE void begin(PRIVATE OnlineVisitor<R, C>& visitor, PRIVATE const Group<C, M>& group, CONSTANT Params& p) {
+    const C peak = R::largest_key(group.x, group.z, p);
+    if (!is_near(peak, visitor.sums.peak, temperature(p, C()))) visitor.sums = R::moved(visitor.sums, peak, p);
+    visitor.few = {visitor.sums.peak, C(0), C(0)};
+}
+
+// Groups of N cells, `apart` from each other; of all, the first `count`.
+template <int N, typename V, typename C, int M>
+DEVICE void see_group(PRIVATE V& visitor, PRIVATE const Group<C, M>& group, u32 apart, u32 count, CONSTANT Params& p) {
+    begin(visitor, group, p);
+#pragma unroll
+    for (int i = 0; i < M; i++)
+        if (u32(i) < count) V::see(visitor, group.x[i], group.z[i], group.place + i / N * apart + i % N, p);
+    V::rest(visitor);
+}
+
+// Groups that a thread has on their way at once.
+#define AT_ONCE(T) (sizeof(T) < 4 ? 2 : 4)
+
+// This member's groups of a row.
 template <typename R, typename V, typename T, typename I>
 DEVICE void see_groups(PRIVATE V& visitor, Buffers<T> of, Cells<I> cells, I d, I h, Stride stride, CONSTANT Params& p) {
-    constexpr int N = 16 / sizeof(T);
-    const bool in_vectors = !R::LOGITS && p.input_vectors;
-    const I row = cells.plane + within_plane(p.input, d, h, I(0), p);
+    constexpr int N = 16 / sizeof(T), G = AT_ONCE(T);
+    const Row<T, I> row = row_of<R>(of, cells, d, h, p);
     const u32 first = u32((d * I(p.axes[1].input) + h) * I(p.axes[2].input));
-    for (I w = cells.columns.begin + N * I(stride.first); w < cells.columns.end; w += N * I(stride.across)) {
-        if (in_vectors && cells.columns.end - w >= N && (row + w + I(p.misaligned)) % N == 0) {
-            const Vector<T, N> vector = *reinterpret_cast<GLOBAL const Vector<T, N>*>(of.input + row + w);
-#pragma unroll
-            for (int i = 0; i < N; i++) {
-                const Compute<T> x = widen(vector.cells[i]);
-                V::see(visitor, x, x, first + u32(w) + i, p);
-            }
-        } else {
-            const I end = cells.columns.end - w < N ? cells.columns.end : w + N;
+    const I end = cells.columns.end, apart = N * I(stride.across);
+    I w = cells.columns.begin + N * I(stride.first);
 #pragma unroll 1
-            for (I c = w; c < end; c++) see_cell<R>(visitor, of, cells, d, h, c, p);
-        }
-        V::rest(visitor);
+    for (; w + (G - 1) * apart + N <= end; w += G * apart) {
+        Group<Compute<T>, G * N> groups;
+        groups.place = first + u32(w);
+        load_groups<R, N>(groups, of, cells, row, w, apart, I(N), p);
+        see_group<N>(visitor, groups, u32(apart), G * N, p);
+    }
+#pragma unroll 1
+    for (; w < end; w += apart) {
+        Group<Compute<T>, N> group;
+        group.place = first + u32(w);
+        load_groups<R, N>(group, of, cells, row, w, I(0), I(end - w), p);
+        see_group<N>(visitor, group, 0, u32(least(I(end - w), I(N))), p);
     }
 }
 
 // How a team shares the rows of a window: those that short rows have no cells for take other rows.
-template <typename T, typename I>
 struct Share {
     Stride stride;
     u32 first, down;
 };
 
-template <typename T, typename I>
-DEVICE Share<T, I> share_of(I width, Team team) {
-    const I groups = (width + 16 / sizeof(T) - 1) / (16 / sizeof(T));
-    u32 across = team.members;
-    while (across % 2 == 0 && I(across) / 2 >= groups) across /= 2;
-    const Stride stride = {team.member % across, across};
-    return {stride, team.member / across, team.members / across};
+// N is 1 or WARP.
+template <int N>
+DEVICE Share share_of(Team team, CONSTANT Params& p) {
+    if (N == 1) return {{0, 1}, 0, 1};
+    const u32 across = u32(1) << p.across;
+    return {{team.member & (across - 1), across}, team.member >> p.across, team.members >> p.across};
 }
 
-template <typename R, int N, typename V, typename T, typename I>
+// A member's rows of a box, one after another.
+template <typename I>
+struct Walk {
+    I depth, row;
+};
+
+template <typename I>
+DEVICE bool is_in(PRIVATE Walk<I>& walk, Range<I> depths, Range<I> rows) {
+    // One step may lead over several depths.
+    for (; walk.row >= rows.end && walk.depth < depths.end; walk.depth++) walk.row -= rows.end - rows.begin;
+    return walk.depth < depths.end;
+}
+
+// This member's cells of a window; in groups of them, or one by one. N is 1 or WARP.
+template <typename R, int N, bool GROUPS, typename V, typename T, typename I>
 DEVICE void see_all(PRIVATE V& visitor, Buffers<T> of, Cells<I> cells, Team team, CONSTANT Params& p) {
-    if (N == 1) {
-        for (I d = cells.depths.begin; d < cells.depths.end; d++)
-            for (I h = cells.rows.begin; h < cells.rows.end; h++) see_row<R>(visitor, of, cells, d, h, p);
-        return;
-    }
-    const I height = cells.rows.end - cells.rows.begin, depth = cells.depths.end - cells.depths.begin;
-    const Share<T, I> share = share_of<T>(cells.columns.end - cells.columns.begin, team);
-    for (I row = share.first; row < depth * height; row += share.down) {
-        const I d = row / height, h = row - d * height;
-        see_groups<R>(visitor, of, cells, cells.depths.begin + d, cells.rows.begin + h, share.stride, p);
+    const Share share = share_of<N>(team, p);
+    Walk<I> at = {cells.depths.begin, cells.rows.begin + share.first};
+#pragma unroll 1
+    for (; is_in(at, cells.depths, cells.rows); at.row += share.down) {
+        if (GROUPS)
+            see_groups<R>(visitor, of, cells, at.depth, at.row, share.stride, p);
+        else
+            see_cells<R>(visitor, of, cells, at.depth, at.row, share.stride, p);
     }
 }
 
@@ -143,19 +268,68 @@ struct Known {
     C unit, count;
 };
 
+// What THREADS threads have, about one shift.
+template <typename R, int THREADS, typename C>
+DEVICE Sums<C> joined(Sums<C> sums, CONSTANT Params& p) {
+    C peak = sums.peak;
+#pragma unroll
+    for (int mask = THREADS / 2; mask > 0; mask /= 2) peak = fmax(peak, exchanged(peak, mask));
+    sums = R::moved(sums, peak, p);
+#pragma unroll
+    for (int mask = THREADS / 2; mask > 0; mask /= 2) {
+        sums.total += exchanged(sums.total, mask);
+        sums.below += exchanged(sums.below, mask);
+    }
+    return sums;
+}
+
+// Of rules that are ONLINE, which do not count cells: the sums of a window in one visit; whether they are any. Values that
+// are not finite show in them.
+template <typename R, int N, bool ONLINE>
+struct OneVisit {
+    template <typename T, typename I>
+    DEVICE bool sums(PRIVATE Sums<Compute<T>>& all, Buffers<T> of, Cells<I> cells, Team team, CONSTANT Params& p) {
+        using C = Compute<T>;
+        OnlineVisitor<R, C> visitor = {{absent<C>(), C(0), C(0)}, {}};
+        see_all<R, N, true>(visitor, of, cells, team, p);
+        all = joined<R, N>(visitor.sums, p);
+        if (team.members > WARP) {
+            SHARED C* numbers = of.shared + 3 * (team.member / WARP);
+            if (team.member % WARP == 0) numbers[0] = all.peak, numbers[1] = all.total, numbers[2] = all.below;
+            wait_for_block();
+            numbers = of.shared + 3 * (team.member % WARPS);
+            all = {numbers[0], numbers[1], numbers[2]};
+            all = joined<R, WARPS>(all, p);
+            wait_for_block();
+        }
+        return is_finite(all.peak) && is_finite(all.total) && is_finite(all.below);
+    }
+};
+template <typename R, int N>
+struct OneVisit<R, N, false> {
+    template <typename T, typename I>
+    DEVICE bool sums(PRIVATE Sums<Compute<T>>&, Buffers<T>, Cells<I>, Team, CONSTANT Params&) {
+        return false;
+    }
+};
+
 template <typename R, int N, typename T, typename I>
 DEVICE Known<Compute<T>> known_of(Buffers<T> of, Cells<I> cells, Position<I> at, Team team, CONSTANT Params& p) {
     using C = Compute<T>;
+    Sums<C> online;
+    if (OneVisit<R, N, R::ONLINE && N != 1>::sums(online, of, cells, team, p)) return {online, C(1), C(0)};
+    // That of values that are not finite is seldom, and need not be fast.
+    constexpr bool GROUPS = N > 1 && !R::ONLINE;
     PeakVisitor<R, C> peak = {absent<C>()};
     if (R::PEAKED) {
-        see_all<R, N>(peak, of, cells, team, p);
+        see_all<R, N, GROUPS>(peak, of, cells, team, p);
         peak.peak = all_of<N, Larger>(peak.peak, of.shared, team);
     }
     SumVisitor<R, C> sums = {{peak.peak, C(0), C(0)}, C(0), C(0), C(1)};
     if (!R::PLACES) {
 #pragma unroll 1
         for (;;) {
-            see_all<R, N>(sums, of, cells, team, p);
+            see_all<R, N, GROUPS>(sums, of, cells, team, p);
             sums.few.total = all_of<N, Sum>(sums.total, of.shared, team);
             sums.few.below = all_of<N, Sum>(sums.below, of.shared, team);
             if (!R::overflows(sums.few) || sums.unit != C(1)) break;
@@ -169,7 +343,7 @@ DEVICE Known<Compute<T>> known_of(Buffers<T> of, Cells<I> cells, Position<I> at,
 template <int N, typename T, typename I>
 DEVICE u32 place_of(Buffers<T> of, Cells<I> cells, Compute<T> peak, Team team, CONSTANT Params& p) {
     PlaceVisitor<Compute<T>> visitor = {peak, ~u32(0)};
-    see_all<Maximum, N>(visitor, of, cells, team, p);
+    see_all<Maximum, N, (N > 1)>(visitor, of, cells, team, p);
     return smallest_of<N>(visitor.place, of.shared, team);
 }
 
@@ -303,11 +477,52 @@ DEVICE void pass_to(Buffers<T> of, Cells<I> cells, Passing<Compute<T>> passing, 
     store_gradient<R>(of, input_index(to, p), dx, dz, p);
 }
 
+// The gradients of G groups of N cells of a row, `apart` from each other; of the only one, the first `count`, of which the
+// window has the first `inside`.
+template <typename R, int N, int G, typename T, typename I>
+DEVICE void pass_to_groups(Buffers<T> of, Cells<I> cells, Passing<Compute<T>> passing, Row<T, I> row, I w, I apart, I to,
+                           I inside, I count, CONSTANT Params& p) {
+    using C = Compute<T>;
+    Group<C, G * N> groups;
+    if (inside > 0) load_groups<R, N>(groups, of, cells, row, w, apart, inside, p);
+    const Position<I> first = {0, row.depth, row.row, w};
+    groups.place = place_in_plane(first, p);
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+        T dx[N], dz[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            dx[i] = dz[i] = Element<T>::narrow(C(0));
+            if (I(i) >= inside) continue;
+            const C x = groups.x[g * N + i], z = groups.z[g * N + i];
+            dx[i] = Element<T>::narrow(R::passed(passing, x, z, groups.place + u32(g * apart) + i, p));
+            if (R::LOGITS) dz[i] = Element<T>::narrow(R::passed_to_logit(passing, x, z, p));
+        }
+        GLOBAL T* cell = of.output + (to + g * apart);
+        store(cell, dx, count, to % N == 0 ? N : 0);
+        if (R::LOGITS) store(cell + I(p.cells), dz, count, (to + I(p.cells)) % N == 0 ? N : 0);
+    }
+}
+
+// Those of this member's groups of a row.
+template <typename R, typename T, typename I>
+DEVICE void pass_to_row(Buffers<T> of, Cells<I> cells, Passing<Compute<T>> passing, Row<T, I> row, I to, bool inside,
+                        Range<I> columns, Stride stride, CONSTANT Params& p) {
+    constexpr int N = 16 / sizeof(T), G = AT_ONCE(T);
+    const I end = inside ? cells.columns.end : columns.begin, apart = N * I(stride.across);
+    I w = columns.begin + N * I(stride.first);
+#pragma unroll 1
+    for (; w + (G - 1) * apart + N <= end; w += G * apart)
+        pass_to_groups<R, N, G>(of, cells, passing, row, w, apart, I(to + w), I(N), I(N), p);
+#pragma unroll 1
+    for (; w < columns.end; w += apart)
+        pass_to_groups<R, N, 1>(of, cells, passing, row, w, I(0), I(to + w), left_of(w, end), left_of(w, columns.end), p);
+}
+
 // Each cell's gradient where windows share none: from its window, and nothing for those that no window has.
 template <typename R, int N, typename T, typename I>
 DEVICE void disjoint(Buffers<T> of, CONSTANT Params& p, Turn turn) {
     using C = Compute<T>;
-    constexpr int V = 16 / sizeof(T);
     const Team team = team_of<N>(turn, p);
     FOR_TEAMS(item) {
         const Position<I> at = position(item, p);
@@ -315,34 +530,20 @@ DEVICE void disjoint(Buffers<T> of, CONSTANT Params& p, Turn turn) {
         const Passing<C> passing = passing_of<R, N>(of, cells, at, team, p);
         const Range<I> depths = own(p.axes[0], at.depth), rows = own(p.axes[1], at.row);
         const Range<I> columns = own(p.axes[2], at.column);
-        const Share<T, I> share = share_of<T>(columns.end - columns.begin, team);
-        const I height = rows.end - rows.begin, all_rows = (depths.end - depths.begin) * height;
-        for (I row = share.first; row < all_rows; row += share.down) {
-            const I deeper = row / height, d = depths.begin + deeper, h = rows.begin + (row - deeper * height);
-            const bool inside = d < cells.depths.end && h < cells.rows.end;
-            const I from = cells.plane + within_plane(p.input, d, h, I(0), p);
-            const Position<I> start = {at.plane, d, h, 0};
-            const I to = input_index(start, p);
-            for (I w = columns.begin + V * I(share.stride.first); w < columns.end; w += V * I(share.stride.across)) {
-                const bool whole = N > 1 && !R::LOGITS && p.input_vectors && inside && w < cells.columns.end &&
-                                   cells.columns.end - w >= V;
-                if (whole && (from + w + I(p.misaligned)) % V == 0 && (to + w) % V == 0) {
-                    const Vector<T, V> x = *reinterpret_cast<GLOBAL const Vector<T, V>*>(of.input + from + w);
-                    Vector<T, V> dx;
-#pragma unroll
-                    for (int i = 0; i < V; i++) {
-                        const C value = widen(x.cells[i]);
-                        const Position<I> cell = {at.plane, d, h, w + i};
-                        dx.cells[i] = Element<T>::narrow(R::passed(passing, value, value, place_in_plane(cell, p), p));
-                    }
-                    *reinterpret_cast<GLOBAL Vector<T, V>*>(of.output + to + w) = dx;
-                } else {
-                    const I end = columns.end - w < V ? columns.end : w + V;
+        const Share share = share_of<N>(team, p);
+        Walk<I> row = {depths.begin, rows.begin + share.first};
 #pragma unroll 1
-                    for (I c = w; c < end; c++) {
-                        const Position<I> cell = {at.plane, d, h, c};
-                        pass_to<R>(of, cells, passing, cell, inside && c < cells.columns.end, p);
-                    }
+        for (; is_in(row, depths, rows); row.row += share.down) {
+            const I d = row.depth, h = row.row;
+            const bool inside = d < cells.depths.end && h < cells.rows.end;
+            const Position<I> start = {at.plane, d, h, 0};
+            if (N > 1) {
+                const I to = input_index(start, p);
+                pass_to_row<R>(of, cells, passing, row_of<R>(of, cells, d, h, p), to, inside, columns, share.stride, p);
+            } else {
+                for (I w = columns.begin; w < columns.end; w++) {
+                    const Position<I> cell = {at.plane, d, h, w};
+                    pass_to<R>(of, cells, passing, cell, inside && w < cells.columns.end, p);
                 }
             }
         }

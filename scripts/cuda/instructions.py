@@ -3,7 +3,7 @@
 
     scripts/cuda/device.sh counts [--update]
 
-The driver of tests/cuda counts them, for one call on an input of 1x8x56x56 of each window, pass and dtype. A count above
+The driver of tests/cuda counts them, for one call on planes of 56x56 of each window, pass and dtype. A count above
 its figure by more than the tolerance fails; one below it asks for --update. PTX is what nvcc makes; the machine code that
 the GPU's assembler makes of it has other counts, but more PTX is hardly ever less work.
 """
@@ -19,10 +19,12 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FIGURES = ROOT / "bench" / "cuda-instructions.json"
 TOLERANCE = 0.02
-CELLS = 8 * 56 * 56
-# Kernel, stride, padding.
-WINDOWS = [(2, 2, 0), (3, 2, 0), (3, 2, 1), (7, 3, 0), (3, 1, 1), (13, 1, 6), (56, 56, 0)]
+CELLS = 56 * 56
+# Kernel, stride, padding, planes: a block has each of few large windows, a warp each of many.
+WINDOWS = [(2, 2, 0, 8), (3, 2, 0, 8), (3, 2, 1, 8), (7, 3, 0, 8), (3, 1, 1, 8), (13, 1, 6, 8), (56, 56, 0, 8)]
 PASSES = ["forward", "paper", "exact"]
+CASES = [(which, window) for window in WINDOWS for which in PASSES]
+CASES += [("forward", (56, 56, 0, 2048)), ("paper", (56, 56, 0, 2048))]
 DTYPES = ["f16", "bf16", "f32", "f64"]
 
 
@@ -32,10 +34,9 @@ def main():
     parser.add_argument("program", nargs="+", help="what runs the test `counted`")
     args = parser.parse_args()
     counts = {}
-    for window in WINDOWS:
-        for which in PASSES:
-            for kernel, instructions in count(args.program, which, *window).items():
-                counts["{} {}/{} p{} {}".format(which, *window, kernel)] = instructions
+    for which, window in CASES:
+        for kernel, instructions in count(args.program, which, *window).items():
+            counts["{} {}/{} p{} x{} {}".format(which, *window, kernel)] = instructions
     if args.update:
         FIGURES.write_text(json.dumps(counts, indent=2) + "\n")
     figures = json.loads(FIGURES.read_text())
@@ -49,11 +50,11 @@ def main():
         sys.exit(f"more instructions than bench/{FIGURES.name} allows, or no figure: {', '.join(failed)}")
 
 
-def count(program, which, kernel, stride, padding):
+def count(program, which, kernel, stride, padding, planes):
     """Instructions by the kernel's name."""
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report"
-        environment = dict(os.environ, SOFTPOOL_CUDA_REPORT=str(report), SOFTPOOL_COUNTED=f"{which} {kernel} {stride} {padding}")
+        environment = dict(os.environ, SOFTPOOL_CUDA_REPORT=str(report), SOFTPOOL_COUNTED=f"{which} {kernel} {stride} {padding} {planes}")
         ran = subprocess.run(program, env=environment, capture_output=True, text=True)
         if ran.returncode:
             sys.exit(f"{which} {kernel}/{stride}: {ran.stdout}{ran.stderr}")
@@ -65,14 +66,14 @@ def count(program, which, kernel, stride, padding):
 def show(counts):
     rows = {}
     for name, n in counts.items():
-        which, window, padding, kernel = name.split()
+        which, window, padding, planes, kernel = name.split()
         for dtype in DTYPES:
             if f"_{dtype}_" in kernel:
-                rows.setdefault((which, window, padding, kernel.split(f"_{dtype}_")[0]), {})[dtype] = n / CELLS
+                rows.setdefault((which, window, padding, planes, kernel.split(f"_{dtype}_")[0]), {})[dtype] = n / CELLS / int(planes[1:])
     print("executed PTX instructions an input cell")
-    print(f"{'':<40}" + "".join(f"{dtype:>10}" for dtype in DTYPES))
+    print(f"{'':<48}" + "".join(f"{dtype:>10}" for dtype in DTYPES))
     for row, cells in rows.items():
-        print(f"{' '.join(row):<40}" + "".join(f"{cells[dtype]:>10.1f}" if dtype in cells else f"{'–':>10}" for dtype in DTYPES))
+        print(f"{' '.join(row):<48}" + "".join(f"{cells[dtype]:>10.1f}" if dtype in cells else f"{'–':>10}" for dtype in DTYPES))
 
 
 main()

@@ -129,9 +129,9 @@ impl<C> Temperature<C> {
     }
 }
 
-/// What `method` needs of them: `[sign, unit, 1/unit, scale, rate, exponent]`, none above `max`; below `tiny`, weights do
-/// not fade with distance.
-fn temperature(method: Method, tiny: f64, small_unit: f64, max: f64) -> [f64; 6] {
+/// What `method` needs of them: `[sign, unit, 1/unit, scale, rate, exponent]`, none above `max`, the least positive number
+/// being `min`; below `tiny`, weights do not fade with distance.
+fn temperature(method: Method, tiny: f64, small_unit: f64, min: f64, max: f64) -> [f64; 6] {
     let (beta, exponent) = match method {
         Method::SoftPool(Weighting { beta, .. }) => (beta, 1.0),
         Method::Power { p, .. } => (1.0, p),
@@ -139,7 +139,8 @@ fn temperature(method: Method, tiny: f64, small_unit: f64, max: f64) -> [f64; 6]
     };
     // Unless β is tiny, cells so far from the peak that their sum could overflow weigh nothing.
     let unit = if beta.abs() < tiny { small_unit } else { 0.5 };
-    let scale = (beta.abs() * std::f64::consts::LOG2_E / unit).min(max);
+    // Never 0, so that −∞ has no weight whatever β is; that of numbers is 1 then as well.
+    let scale = (beta.abs() * std::f64::consts::LOG2_E / unit).clamp(min, max);
     let rate = (beta.abs() / unit).min(max);
     let sign = if beta < 0.0 { -1.0 } else { 1.0 };
     [sign, unit, 1.0 / unit, scale, rate, exponent]
@@ -192,11 +193,12 @@ pub struct Params {
     pub windows: u64,
     /// Cells of all planes of the input.
     pub cells: u64,
-    /// 1 where rows of the input can be read 16 bytes at a time.
+    /// Cells of a row of the input that can be read in one piece, up to 16 bytes, from a multiple of them on; 0 where there
+    /// are steps between them.
     pub input_vectors: u32,
-    /// 1 where rows of the gradient can be read 8 bytes at a time.
+    /// The same of the gradient.
     pub grad_vectors: u32,
-    /// 1 where rows of the output can be written 8 bytes (forward) or 16 bytes (backward) at a time.
+    /// The same of the output, to be written.
     pub output_vectors: u32,
     /// Elements from a multiple of 16 bytes to the input's first.
     pub misaligned: u32,
@@ -208,10 +210,14 @@ pub struct Params {
     pub count: u32,
     /// 1 where a block's threads share a window, of teams that otherwise are warps.
     pub together: u32,
+    /// Threads of a team that share a row, as the power of two; the others have other rows.
+    pub across: u32,
     /// Rows of windows, or of cells, that a block has.
     pub tile_rows: u32,
     /// Columns of them.
     pub tile_columns: u32,
+    /// The numbers of 64 bits begin at a multiple of theirs.
+    pub unused: u32,
     /// For kernels that compute in f32.
     pub single: Temperature<f32>,
     /// For kernels that compute in f64; a language without it sees `ulong`.
@@ -244,8 +250,10 @@ impl Params {
                 geometry.axes
             );
         }
-        let single = temperature(method, 1e-30, (-40f64).exp2(), f32::MAX as f64);
-        let double = temperature(method, 1e-290, (-64f64).exp2(), f64::MAX);
+        let [least, most] = [f32::MIN_POSITIVE, f32::MAX].map(f64::from);
+        let single = temperature(method, 1e-30, (-40f64).exp2(), least, most);
+        let [least, most] = [f64::MIN_POSITIVE, f64::MAX];
+        let double = temperature(method, 1e-290, (-64f64).exp2(), least, most);
         let input = layouts.input;
         let lead = input.dims().len() - geometry.rank;
         let planes = input.dims()[..lead].iter().product::<usize>();
@@ -277,8 +285,10 @@ impl Params {
             exact: (gradient == Gradient::Exact) as u32,
             count: count(method),
             together: 0,
+            across: 0,
             tile_rows: 1,
             tile_columns: 1,
+            unused: 0,
             single: Temperature::new(single.map(|v| v as f32)),
             double: Temperature::new(double),
         })
@@ -390,7 +400,7 @@ mod tests {
         assert_eq!(size_of::<AxisParams>(), 72);
         assert_eq!(
             size_of::<Params>(),
-            3 * 72 + 3 * 40 + 16 + 8 + 5 * 16 + 2 * 8 + 10 * 4 + 24 + 48
+            3 * 72 + 3 * 40 + 16 + 8 + 5 * 16 + 2 * 8 + 12 * 4 + 24 + 48
         );
         assert_eq!(std::mem::offset_of!(Params, double) % 8, 0);
     }

@@ -15,13 +15,15 @@ const LARGEST_GRID: u64 = 1 << 22;
 const WARP_CELLS: usize = 64;
 const BLOCK_CELLS: usize = 1024;
 const FEW_WINDOWS: usize = 1 << 11;
-/// Bytes of shared memory that a tile takes, of 32 KiB that every GPU has.
+/// Bytes of shared memory that a tile takes, of 32 KiB that every GPU has; those with f64 have 48.
 const TILE_BYTES: usize = 30 << 10;
+const LARGE_TILE_BYTES: usize = 46 << 10;
 /// Rows that a tile has at least, and columns at most.
 const LEAST_ROWS: usize = 8;
 const MOST_COLUMNS: usize = 64;
-/// What a tile has at least.
+/// What a tile has at least, and at most.
 const LEAST_TILE: usize = 100;
+const LARGEST_TILE: usize = 2048;
 /// Windows of so many cells are pooled in tiles.
 const TILED_CELLS: usize = 9;
 
@@ -135,23 +137,23 @@ impl Step {
 pub enum Kernel {
     /// Of any windows.
     Any(Rule, Step),
-    /// SoftPool's 2×2 windows side by side: a thread has 8 bytes of outputs.
+    /// SoftPool's 2×2 windows side by side: a thread has four of a row, of f64 one.
     Forward2x2,
-    /// SoftPool's 2×2×2 windows side by side: a thread has 8 bytes of outputs.
+    /// SoftPool's 2×2×2 windows side by side, likewise.
     Forward2x2x2,
-    /// SoftPool's 3×3 windows at steps of two: a thread has 8 bytes of outputs.
+    /// SoftPool's 3×3 windows at steps of two, likewise.
     Forward3x3,
-    /// The gradient of SoftPool's 2×2 windows side by side: a thread has two rows of 16 bytes.
+    /// The gradient of SoftPool's 2×2 windows side by side: a thread has two rows of eight cells, of f64 two.
     Backward2x2,
-    /// The gradient of SoftPool's 2×2×2 windows side by side: a thread has four rows of 16 bytes.
+    /// The gradient of SoftPool's 2×2×2 windows side by side: four such rows.
     Backward2x2x2,
-    /// The gradient of SoftPool's 3×3 windows at steps of two: a thread has two rows of 16 bytes.
+    /// The gradient of SoftPool's 3×3 windows at steps of two: two such rows.
     Backward3x3,
     /// SoftPool's windows that overlap: a block has a tile of them.
     ForwardTile,
     /// What those windows pass on.
     StatisticsTile,
-    /// The gradient of the cells of a tile from windows at every cell.
+    /// The gradient of the cells of a tile.
     GatherTile,
 }
 
@@ -281,9 +283,9 @@ pub fn forward(
     method: Method,
 ) -> Result<Plan> {
     let mut pass = Pass::new(dtype, geometry, layouts, method, Gradient::Paper)?;
-    let group = 8 / pass.size;
+    let group = pass.abreast();
     let [_, _, width] = geometry.axes;
-    pass.params.output_vectors = width.output.is_multiple_of(group) as u32;
+    pass.params.output_vectors = common(width.output, 16 / pass.size);
     let kernel = match special(geometry, method) {
         Some(Special::TwoByTwo) => Kernel::Forward2x2,
         Some(Special::TwoByTwoByTwo) => Kernel::Forward2x2x2,
@@ -310,8 +312,8 @@ pub fn backward(
 ) -> Result<Plan> {
     let mut pass = Pass::new(dtype, geometry, layouts, method, gradient)?;
     let [depth, height, width] = geometry.axes;
-    let group = 8 / pass.size;
-    pass.params.output_vectors = width.input.is_multiple_of(2 * group) as u32;
+    let group = pass.abreast();
+    pass.params.output_vectors = common(width.input, 16 / pass.size);
     let columns = width.input.div_ceil(2 * group);
     let pairs = |axis: Axis| (axis.input + axis.padding).div_ceil(2);
     match special(geometry, method) {
@@ -390,29 +392,28 @@ struct Tile {
 }
 
 impl Tile {
-    /// As many of `rows` and `columns` as fit the shared memory, each `step` cells from the next, with the cells of windows
-    /// of these sizes around them; all of about one size.
+    /// As many of `rows` and `columns` as fit in so many numbers of shared memory, where so many of an axis have to do with
+    /// `span` of the others: cells with windows, or windows with cells. All tiles are of about one size.
     fn new(
-        most: usize,
+        numbers: usize,
         [rows, columns]: [usize; 2],
-        sizes: [usize; 2],
-        steps: [usize; 2],
+        span: impl Fn(usize, usize) -> Option<usize>,
     ) -> Option<Self> {
-        let span =
-            |n: usize, axis: usize| (n - 1).checked_mul(steps[axis])?.checked_add(sizes[axis]);
         let even = |n: usize, most: usize| n.div_ceil(n.div_ceil(most));
-        // Two sums of each cell, and two of each row of each column of windows.
+        // Two sums of each of the others, and two of each row of them for each column.
         let shared = |rows: usize, columns: usize| {
             let (down, across) = (span(rows, 0)?, span(columns, 1)?);
             down.checked_mul(across.checked_add(columns)?)?
                 .checked_mul(2)
         };
-        let fits = |rows, columns| shared(rows, columns).is_some_and(|n| n <= most);
+        let fits = |rows, columns| shared(rows, columns).is_some_and(|n| n <= numbers);
         let widest = (1..=columns.min(MOST_COLUMNS))
             .rev()
             .find(|&n| fits(LEAST_ROWS.min(rows), n))?;
         let columns = even(columns, widest);
-        let highest = (1..=rows).take_while(|&n| fits(n, columns)).last()?;
+        let highest = (1..=rows)
+            .take_while(|&n| fits(n, columns) && n * columns <= LARGEST_TILE)
+            .last()?;
         let rows = even(rows, highest);
         Some(Self {
             rows,
@@ -459,9 +460,9 @@ impl Pass {
         let mut params = Params::new(geometry, method, gradient, layouts)?;
         let lead = input.dims().len() - geometry.rank;
         let planes = input.dims()[..lead].iter().product::<usize>();
-        params.input_vectors = vectors(input, 16 / size) as u32;
+        params.input_vectors = vectors(input, 16 / size);
         params.misaligned = (input.start_offset() % (16 / size)) as u32;
-        params.grad_vectors = layouts.grad.is_some_and(|grad| vectors(grad, 8 / size)) as u32;
+        params.grad_vectors = layouts.grad.map_or(0, |grad| vectors(grad, 16 / size));
         let cells = planes.checked_mul(geometry.input_cells().max(geometry.output_cells()));
         // Three numbers of each window, or two gradients of each cell.
         let elements = cells.and_then(|n| n.checked_mul(3));
@@ -499,6 +500,14 @@ impl Pass {
         self.wide |= !self.params.narrow();
     }
 
+    /// Windows of a row that a thread of the special kernels has.
+    fn abreast(&self) -> usize {
+        match self.size {
+            8 => 1,
+            _ => 4,
+        }
+    }
+
     /// Items for each window, or for `group` windows of a row.
     fn outputs(&self, group: usize) -> [usize; 3] {
         let [depth, height, width] = self.axes.map(|axis| axis.output);
@@ -525,9 +534,25 @@ impl Pass {
         }
     }
 
+    /// Threads of a team for a row of a window: as many as have 16 bytes each, to a power of two, which this is.
+    fn across(&self, team: Team) -> u32 {
+        let members = match team {
+            Team::Thread => 1,
+            Team::Warp => WARP,
+            Team::Block => BLOCK,
+        };
+        let [_, _, width] = &self.axes;
+        let groups = width.kernel.min(width.input).div_ceil(16 / self.size);
+        groups.next_power_of_two().min(members as usize).ilog2()
+    }
+
     /// Numbers of the arithmetic that a tile has room for.
     fn tile_numbers(&self) -> usize {
-        TILE_BYTES / self.size.max(4) - (BLOCK / WARP) as usize
+        let numbers = match self.size {
+            8 => LARGE_TILE_BYTES / 8,
+            _ => TILE_BYTES / 4,
+        };
+        numbers - (BLOCK / WARP) as usize
     }
 
     /// Where SoftPool's windows overlap and lie flat: a launch with an item for each tile of them.
@@ -544,25 +569,26 @@ impl Pass {
         // The step of a single window leads nowhere.
         let steps = [height, width].map(|axis| if axis.output == 1 { 1 } else { axis.stride });
         let windows = [height.output, width.output];
-        let tile = Tile::new(self.tile_numbers(), windows, sizes, steps);
+        let cells =
+            |n: usize, axis: usize| (n - 1).checked_mul(steps[axis])?.checked_add(sizes[axis]);
+        let tile = Tile::new(self.tile_numbers(), windows, cells);
         if kernel == Kernel::StatisticsTile && tile.is_some() {
             self.scratch = 3 * self.windows();
         }
         self.each_tile(kernel, tile, windows)
     }
 
-    /// Where there is a window at every cell: a launch with an item for each tile of cells.
+    /// A launch with an item for each tile of cells, which windows in tiles have.
     fn cells_in_tiles(&mut self) -> bool {
         let [_, height, width] = self.axes;
-        let every = height.stride == 1 && width.stride == 1;
-        let cells = [height.input, width.input];
-        let tile = Tile::new(
-            self.tile_numbers(),
-            cells,
-            [height.kernel, width.kernel],
-            [1, 1],
-        );
-        self.each_tile(Kernel::GatherTile, tile.filter(|_| every), cells)
+        let axes = [height, width];
+        let windows = |n: usize, axis: usize| {
+            let Axis { kernel, stride, .. } = axes[axis];
+            Some((n - 1).checked_add(kernel - 1)? / stride + 1)
+        };
+        let cells = axes.map(|axis| axis.input);
+        let tile = Tile::new(self.tile_numbers(), cells, windows);
+        self.each_tile(Kernel::GatherTile, tile, cells)
     }
 
     fn each_tile(
@@ -599,11 +625,12 @@ impl Pass {
             };
         }
         self.params.together = (team == Team::Block) as u32;
+        self.params.across = self.across(team);
         self.launch(Kernel::Any(self.rule, step), self.outputs(1));
     }
 
     fn launch(&mut self, kernel: Kernel, items: [usize; 3]) {
-        let warps = if kernel.teams() { BLOCK / WARP } else { 0 };
+        let warps = if kernel.teams() { 3 * BLOCK / WARP } else { 0 };
         self.launch_sharing(kernel, items, warps as usize);
     }
 
@@ -651,15 +678,21 @@ impl Pass {
     }
 }
 
-/// Whether `cells` neighbours in a row, from a multiple of `cells` on, can be read as one aligned vector.
-fn vectors(layout: &Layout, cells: usize) -> bool {
-    let (column, others) = match layout.stride().split_last() {
-        Some((column, others)) => (*column, others),
-        None => return false,
+/// How many neighbours in a row, up to `most`, can be read as one aligned vector, from a multiple of them on; none where
+/// there are steps between them.
+fn vectors(layout: &Layout, most: usize) -> u32 {
+    let Some((1, others)) = layout.stride().split_last() else {
+        return 0;
     };
-    column == 1
-        && layout.start_offset().is_multiple_of(cells)
-        && others.iter().all(|stride| stride.is_multiple_of(cells))
+    let start = layout.start_offset();
+    others.iter().fold(common(start, most), |vectors, &stride| {
+        common(stride, vectors as usize)
+    })
+}
+
+/// The largest power of two in both numbers, the latter of which is one.
+fn common(n: usize, most: usize) -> u32 {
+    1 << (n | most).trailing_zeros()
 }
 
 /// Elements from the first to behind the last.
@@ -683,6 +716,10 @@ mod tests {
     });
 
     fn plans(dims: &[usize], kernel: usize, stride: usize) -> [Plan; 2] {
+        plans_of(DType::F16, dims, kernel, stride)
+    }
+
+    fn plans_of(dtype: DType, dims: &[usize], kernel: usize, stride: usize) -> [Plan; 2] {
         let windows = Windows::Sliding {
             kernel: [kernel; 2],
             stride: [stride; 2],
@@ -698,8 +735,8 @@ mod tests {
             grad: Some(&grad),
         };
         [
-            forward(DType::F16, layouts, &geometry, SOFT_POOL).unwrap(),
-            backward(DType::F16, layouts, &geometry, SOFT_POOL, Gradient::Exact).unwrap(),
+            forward(dtype, layouts, &geometry, SOFT_POOL).unwrap(),
+            backward(dtype, layouts, &geometry, SOFT_POOL, Gradient::Exact).unwrap(),
         ]
     }
 
@@ -717,11 +754,42 @@ mod tests {
         assert_eq!(kernels(&backward), [Kernel::Backward3x3]);
         let [forward, backward] = plans(&[1, 64, 112, 112], 5, 2);
         assert_eq!(kernels(&forward), [Kernel::ForwardTile]);
-        let gather = Kernel::Any(Rule::SoftPool, Step::Gather);
-        assert_eq!(kernels(&backward), [Kernel::StatisticsTile, gather]);
-        let [_, backward] = plans(&[1, 64, 56, 56], 13, 1);
         let tiles = [Kernel::StatisticsTile, Kernel::GatherTile];
         assert_eq!(kernels(&backward), tiles);
+        let [_, backward] = plans(&[1, 64, 56, 56], 13, 1);
+        assert_eq!(kernels(&backward), tiles);
+    }
+
+    #[test]
+    fn windows_of_7x7_are_pooled_in_tiles_in_every_dtype() {
+        for dtype in [DType::F16, DType::BF16, DType::F32, DType::F64] {
+            let [forward, backward] = plans_of(dtype, &[1, 8, 56, 56], 7, 3);
+            assert_eq!(kernels(&forward), [Kernel::ForwardTile]);
+            let tiles = [Kernel::StatisticsTile, Kernel::GatherTile];
+            assert_eq!(kernels(&backward), tiles);
+            for launch in forward.launches.iter().chain(&backward.launches) {
+                let most = if dtype == DType::F64 {
+                    48 << 10
+                } else {
+                    32 << 10
+                };
+                assert!(launch.shared_bytes(dtype) <= most);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_read_in_pieces_that_all_of_them_allow() {
+        for (width, input, output) in [(112, 8, 8), (56, 8, 4), (28, 4, 2), (14, 2, 1), (7, 1, 1)] {
+            let [forward, backward] = plans(&[1, 8, width, width], 2, 2);
+            let [forward, backward] = [forward, backward].map(|plan| plan.launches[0].params);
+            assert_eq!(forward.input_vectors, input);
+            assert_eq!(forward.output_vectors, output);
+            assert_eq!(
+                [backward.grad_vectors, backward.output_vectors],
+                [output, input]
+            );
+        }
     }
 
     #[test]

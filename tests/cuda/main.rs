@@ -148,15 +148,16 @@ fn sliding(kernel: usize, stride: usize, padding: usize) -> Windows<2> {
     }
 }
 
-/// The pass that SOFTPOOL_COUNTED names, such as `forward 3 2 1`, once in every dtype.
+/// The pass that SOFTPOOL_COUNTED names, such as `forward 3 2 1 8` for a kernel of 3, a stride of 2, a padding of 1 and 8
+/// planes, once in every dtype.
 #[test]
 #[ignore = "scripts/cuda/instructions.py runs it and counts"]
 fn counted() {
-    let named =
-        std::env::var("SOFTPOOL_COUNTED").expect("SOFTPOOL_COUNTED: pass, kernel, stride, padding");
+    let named = std::env::var("SOFTPOOL_COUNTED")
+        .expect("SOFTPOOL_COUNTED: pass, kernel, stride, padding, planes");
     let words: Vec<&str> = named.split(' ').collect();
-    let [k, s, p] = [1, 2, 3].map(|i| words[i].parse::<usize>().unwrap());
-    let dims = [1, 8, 56, 56];
+    let [k, s, p, planes] = [1, 2, 3, 4].map(|i| words[i].parse::<usize>().unwrap());
+    let dims = [1, planes, 56, 56];
     let geometry = Geometry::new("counted", &sliding(k, s, p), &dims).unwrap();
     for dtype in DTYPES {
         let xs = common::randn(1, 1.0, dims.as_slice(), dtype).unwrap();

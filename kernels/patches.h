@@ -457,6 +457,9 @@ DEVICE void backward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
     const Rows<T, I> rows = input_rows(of.input, at, p);
     const bool whole = load<L, 1 + P, 5>(s, 0, rows, from.row - 2, from.column, beyond<T>(p));
     mirror(s, p);
+    // On their way while cells are weighed, unless f64 needs the registers.
+    constexpr bool early = sizeof(T) < 8;
+    if (early) load<1 - P, P, 2>(g, 0, grad_rows(of.grad, at, p), at.row - 1, at.column, C(0));
     const C shift = peak_of(s);
     Column<C> columns[2][W];
     Weighed<C> cells[2][2 * V];
@@ -470,7 +473,7 @@ DEVICE void backward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
             if ((r == 2 || r == 3) && c >= L && c < L + 2 * V) cells[r - 2][c - L] = cell;
         }
     }
-    load<1 - P, P, 2>(g, 0, grad_rows(of.grad, at, p), at.row - 1, at.column, C(0));
+    if (!early) load<1 - P, P, 2>(g, 0, grad_rows(of.grad, at, p), at.row - 1, at.column, C(0));
     Line<C> lines[2][V + 1];
     const C least = least_total<C>(p.exact);
     bool all_hold = whole || clears<T>(shift, p);

@@ -3,7 +3,6 @@
 //! All cells of a vector of windows are there at once, so that weights are those of a window's own largest logit: no
 //! window that is finite fails to hold, and no pass over the cells looks for a common one.
 
-use super::kernels::all_hold;
 use super::plan::{ABREAST, COLUMNS, REACH};
 use super::rows::Ending;
 use super::rule::{Cell, Join, Rule};
@@ -307,7 +306,7 @@ impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
                 let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, place) };
                 let at = direct.index(place);
                 let (y, holds, mut terms) = terms(*rule, pooled.sums, V::load(&grads[at..]));
-                all &= all_hold::<V>(holds, place.count);
+                all &= V::all_below(holds, place.count);
                 V::select(holds, y, nan).store(&mut values[at..]);
                 // What is no window's gets no gradient.
                 let given = V::and(holds, V::below(place.count));

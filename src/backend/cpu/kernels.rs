@@ -330,7 +330,7 @@ impl<C: Real, R: Rule> Ending<C> for Finishing<'_, C, R> {
     fn take<V: Vector<Real = C>>(&mut self, at: usize, sums: [V; 2], count: usize) {
         let y = self.rule.finish(sums);
         let holds = self.rule.holds(sums, y);
-        self.all_hold &= all_hold::<V>(holds, count);
+        self.all_hold &= V::all_below(holds, count);
         V::select(holds, y, V::splat(C::NAN)).store(&mut self.to.values[at..]);
     }
 }
@@ -350,20 +350,11 @@ impl<C: Real, R: Rule> Ending<C> for Terming<'_, C, R> {
             terms: [first, second],
         } = &mut self.to;
         let (y, holds, [a, b]) = terms(self.rule, sums, V::load(&first[at..]));
-        self.all_hold &= all_hold::<V>(holds, count);
+        self.all_hold &= V::all_below(holds, count);
         if R::TERMS == 2 {
             V::select(holds, b, V::zero()).store(&mut second[at..]);
         }
         V::select(holds, a, V::zero()).store(&mut first[at..]);
         V::select(holds, y, V::splat(C::NAN)).store(&mut values[at..]);
-    }
-}
-
-/// Whether so many windows hold.
-#[inline(always)]
-pub fn all_hold<V: Vector>(holds: V::Mask, count: usize) -> bool {
-    match count < V::LANES {
-        true => V::all(V::or(holds, V::from(count))),
-        false => V::all(holds),
     }
 }

@@ -253,6 +253,15 @@ pub trait Vector: Copy {
         Self::iota().greater(Self::splat(Self::Real::from_f64(lane as f64 - 0.5)))
     }
 
+    /// Whether the first lanes, so many, are all in the mask.
+    #[inline(always)]
+    fn all_below(mask: Self::Mask, count: usize) -> bool {
+        match count < Self::LANES {
+            true => Self::all(Self::or(mask, Self::from(count))),
+            false => Self::all(mask),
+        }
+    }
+
     /// `2^self` for what is not above 0, within two units in the last place; 0 from [`Real::EXP2_ZERO`] down,
     /// NaN or infinite where `self` is NaN or +∞.
     #[inline(always)]

@@ -149,7 +149,10 @@ fn all_means_every_lane() {
             assert!(!V::all(V::below(lane)), "without lane {lane}");
             let others = V::or(V::below(lane), V::from(lane + 1));
             assert!(!V::all(others), "without lane {lane}");
+            assert!(V::all_below(V::below(lane), lane) && V::all_below(others, lane));
+            assert!(!V::all_below(others, lane + 1), "without lane {lane}");
         }
+        assert!(V::all_below(V::below(V::LANES), V::LANES + 1));
     });
 }
 

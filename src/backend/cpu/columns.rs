@@ -25,7 +25,7 @@ pub struct Columns<'a, C> {
     pub pitch: usize,
     pub before: usize,
     pub lines: [&'a mut [C]; 2],
-    /// Room for [`Pieces::lines`], [`kept_pitch`] each.
+    /// [`room`] for the lines of pieces.
     pub shared: [&'a mut [C]; 2],
     /// Where the first sums of cells are to be kept, row after row with [`kept_pitch`].
     pub kept: Option<&'a mut [C]>,
@@ -56,6 +56,20 @@ struct Row {
 /// From a row of kept sums to the next: vectors may reach behind the last cell.
 pub fn kept_pitch(columns: usize) -> usize {
     columns.next_multiple_of(MOST_LANES)
+}
+
+/// From the line of a piece to the next. Those that windows slide over are as long as those of windows, padding included,
+/// so that many are added up as one.
+fn pitch_of_pieces(pieces: &Pieces, width: usize, pitch: usize) -> usize {
+    match pieces.slide {
+        true => pitch,
+        false => kept_pitch(width),
+    }
+}
+
+/// Sums of the lines of pieces, for rows of so many sums of cells and lines of windows of so many.
+pub fn room(pieces: &Pieces, width: usize, pitch: usize) -> usize {
+    pieces.turns * pitch_of_pieces(pieces, width, pitch) + 2 * MOST_LANES
 }
 
 /// [`Columns`] by a rule.
@@ -106,19 +120,22 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
         let of_lines = windows.len().saturating_sub(1) * pitch;
         let of_last = (before + reach).max(pitch + V::LANES);
         assert!(of_lines + of_last <= to_a.len().min(to_b.len()));
-        let none = R::Join::IDENTITY.map(C::from_f64).map(V::splat);
-        let room = shared_a.len().min(shared_b.len());
-        assert!(pieces.lines() * kept_pitch(width) <= room);
+        assert!(before + width <= pitch);
+        assert!(room(pieces, width, pitch) <= shared_a.len().min(shared_b.len()));
         let ring = Ring {
             first: Line::new([shared_a, shared_b]),
-            turns: pieces.turns(),
-            pitch: kept_pitch(width),
+            mask: match pieces.slide {
+                true => usize::MAX,
+                false => pieces.turns - 1,
+            },
+            pitch: pitch_of_pieces(pieces, width, pitch),
         };
         let lines = Line::new([to_a, to_b]);
         let (lanes, step) = match unit {
             1 => (1, V::LANES),
             _ => (unit, unit),
         };
+        let of_windows = &pieces.windows[windows];
         for first in (0..lanes).step_by(V::LANES) {
             let mut lifting: Lifting<'_, C, V, R> = Lifting {
                 rule,
@@ -127,22 +144,107 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
                 shift: shifts.of(first),
                 unit,
                 columns: Strided { first, step, reach },
+                padded: Padded {
+                    before,
+                    width,
+                    pitch,
+                },
                 ring,
                 next_band: x.at(last.0, last.1) + reach,
                 kept,
             };
-            for (i, window) in pieces.windows[windows.clone()].iter().enumerate() {
-                // SAFETY: as asserted above; what is written behind some columns, or a line, is written again later.
-                unsafe {
-                    let line = lines.from(i * pitch);
-                    for padded in (0..before).step_by(V::LANES) {
-                        line.store(padded, none);
-                    }
-                    lifting.window::<KEEP>(pieces, window, line.from(before));
-                    for padded in (before + width..pitch).step_by(V::LANES) {
-                        line.store(padded, none);
-                    }
+            // SAFETY: as asserted above; what is written behind some columns, or a line, is written again later.
+            unsafe {
+                match pieces.slide {
+                    true => lifting.all::<KEEP>(pieces, of_windows),
+                    false => lifting.windows::<KEEP>(pieces, of_windows, lines),
                 }
+            }
+        }
+        if pieces.slide {
+            // SAFETY: as asserted above.
+            unsafe { slide::<C, V, R>(ring, of_windows, lines) };
+        }
+    }
+}
+
+/// The sums of the columns of windows that slide down the rows: neighbours of as many pieces are added up as one.
+///
+/// # Safety
+///
+/// What [`Lift`] asserts.
+#[inline(always)]
+unsafe fn slide<C: Real, V: Vector<Real = C>, R: Rule>(
+    ring: Ring<C>,
+    mut windows: &[OfWindow],
+    mut to: Line<C>,
+) {
+    while let [first, following @ ..] = windows {
+        let Range { start, end } = first.pieces;
+        let mut count = 1;
+        for (i, window) in following.iter().enumerate() {
+            if window.pieces != (start + i + 1..end + i + 1) {
+                break;
+            }
+            count += 1;
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            let sliding = Sliding {
+                first: ring.line(start),
+                pieces: end - start,
+                pitch: ring.pitch,
+                to,
+            };
+            let reach = count * ring.pitch;
+            let mut at = 0;
+            while at + 2 * V::LANES <= reach {
+                sliding.add::<V, R, 2>(at);
+                at += 2 * V::LANES;
+            }
+            while at < reach {
+                sliding.add::<V, R, 1>(at);
+                at += V::LANES;
+            }
+            to = to.from(count * ring.pitch);
+        }
+        windows = &windows[count..];
+    }
+}
+
+/// Lines of pieces that are added up as one with those that follow them.
+#[derive(Clone, Copy)]
+struct Sliding<C> {
+    first: Line<C>,
+    /// Pieces of a window.
+    pieces: usize,
+    pitch: usize,
+    to: Line<C>,
+}
+
+impl<C: Real> Sliding<C> {
+    /// The sums of `N` vectors.
+    ///
+    /// # Safety
+    ///
+    /// What [`Lift`] asserts.
+    #[inline(always)]
+    unsafe fn add<V: Vector<Real = C>, R: Rule, const N: usize>(self, at: usize) {
+        let mut sums = [[V::zero(); 2]; N];
+        // SAFETY: the caller's.
+        unsafe {
+            let mut line = self.first.from(at);
+            for (i, sums) in sums.iter_mut().enumerate() {
+                *sums = line.load(i * V::LANES);
+            }
+            for _ in 1..self.pieces {
+                line = line.from(self.pitch);
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    *sums = R::Join::join(*sums, line.load(i * V::LANES));
+                }
+            }
+            for (i, sums) in sums.into_iter().enumerate() {
+                self.to.store(at + i * V::LANES, sums);
             }
         }
     }
@@ -196,31 +298,23 @@ impl<C: Real> Line<C> {
     }
 }
 
-/// The lines of pieces, which take turns, and one for several of them joined.
+/// The lines of pieces, which take turns.
 #[derive(Clone, Copy)]
 struct Ring<C> {
     first: Line<C>,
-    turns: usize,
+    /// The bits of a piece's number that are that of its line.
+    mask: usize,
     pitch: usize,
 }
 
 impl<C: Real> Ring<C> {
     /// # Safety
     ///
-    /// There must be one more line than turns.
+    /// There must be as many lines as the mask has numbers, or as there are pieces.
     #[inline(always)]
     unsafe fn line(self, piece: usize) -> Line<C> {
         // SAFETY: the caller's.
-        unsafe { self.first.from((piece & (self.turns - 1)) * self.pitch) }
-    }
-
-    /// # Safety
-    ///
-    /// As for [`Ring::line`].
-    #[inline(always)]
-    unsafe fn joined(self) -> Line<C> {
-        // SAFETY: the caller's.
-        unsafe { self.first.from(self.turns * self.pitch) }
+        unsafe { self.first.from((piece & self.mask) * self.pitch) }
     }
 }
 
@@ -232,6 +326,14 @@ struct Strided {
     reach: usize,
 }
 
+/// Where the cells of a row lie in its line.
+#[derive(Clone, Copy)]
+struct Padded {
+    before: usize,
+    width: usize,
+    pitch: usize,
+}
+
 /// What a rule lifts.
 struct Lifting<'a, C, V, R> {
     rule: R,
@@ -240,6 +342,7 @@ struct Lifting<'a, C, V, R> {
     shift: V,
     unit: usize,
     columns: Strided,
+    padded: Padded,
     ring: Ring<C>,
     /// From a cell to that of the next band, roughly.
     next_band: usize,
@@ -256,11 +359,92 @@ struct Sums<C> {
 }
 
 impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
-    /// The sums of a window's columns, to this line: those of its pieces, joined in their order.
+    /// The sums of the columns of these windows, to a line each.
     ///
     /// # Safety
     ///
     /// What [`Lift`] asserts.
+    #[inline(always)]
+    unsafe fn windows<const KEEP: bool>(
+        &mut self,
+        pieces: &Pieces,
+        windows: &[OfWindow],
+        lines: Line<C>,
+    ) {
+        for (i, window) in windows.iter().enumerate() {
+            // SAFETY: the caller's.
+            unsafe {
+                let to = lines.from(i * self.padded.pitch);
+                self.begin(to);
+                self.window::<KEEP>(pieces, window, to.from(self.padded.before));
+                self.end(to);
+            }
+        }
+    }
+
+    /// The sums of the columns of the pieces of these windows that those before have not, each to its line.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lifting::windows`].
+    #[inline(always)]
+    unsafe fn all<const KEEP: bool>(&mut self, pieces: &Pieces, windows: &[OfWindow]) {
+        let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
+            return;
+        };
+        for i in first.new..last.pieces.end {
+            // SAFETY: the caller's.
+            unsafe {
+                let line = self.ring.line(i);
+                self.begin(line);
+                let to = Sums {
+                    piece: Some(line.from(self.padded.before)),
+                    window: None,
+                };
+                self.lift::<KEEP, 0>(&pieces.all[i].rows, [], to);
+                self.end(line);
+            }
+        }
+    }
+
+    /// Sums of no cells before the first of a line.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lifting::windows`].
+    #[inline(always)]
+    unsafe fn begin(&self, line: Line<C>) {
+        let none = R::Join::IDENTITY.map(C::from_f64).map(V::splat);
+        for at in (0..self.padded.before).step_by(V::LANES) {
+            // SAFETY: the caller's.
+            unsafe { line.store(at, none) };
+        }
+    }
+
+    /// Sums of no cells behind the last of a line, over what vectors of cells have left there.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lifting::windows`].
+    #[inline(always)]
+    unsafe fn end(&self, line: Line<C>) {
+        let none = R::Join::IDENTITY.map(C::from_f64).map(V::splat);
+        let Padded {
+            before,
+            width,
+            pitch,
+        } = self.padded;
+        for at in (before + width..pitch).step_by(V::LANES) {
+            // SAFETY: the caller's.
+            unsafe { line.store(at, none) };
+        }
+    }
+
+    /// The sums of a window's columns, to this line: those of its pieces, joined in their order.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lifting::windows`].
     #[inline(always)]
     unsafe fn window<const KEEP: bool>(&mut self, pieces: &Pieces, window: &OfWindow, to: Line<C>) {
         let Range { start, end } = window.pieces;
@@ -281,15 +465,14 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
                         self.lift::<KEEP, 2>(rows, before, sums);
                     }
                     3.. if is_last => {
-                        self.join(start..i);
-                        self.lift::<KEEP, 1>(rows, [ring.joined()], sums);
+                        self.join(start..i, to);
+                        self.lift::<KEEP, 1>(rows, [to], sums);
                     }
                     _ => self.lift::<KEEP, 0>(rows, [], sums),
                 }
             }
             if window.new == end {
-                self.join(start..end);
-                self.add([ring.joined()], to);
+                self.join(start..end, to);
             }
         }
     }
@@ -298,20 +481,28 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
     ///
     /// # Safety
     ///
-    /// As for [`Lifting::window`].
+    /// As for [`Lifting::windows`].
     #[inline(always)]
-    unsafe fn join(&mut self, pieces: Range<usize>) {
+    unsafe fn join(&mut self, pieces: Range<usize>, to: Line<C>) {
         let ring = self.ring;
+        let first = pieces.start;
+        let mut piece = pieces.end.min(first + 3);
         // SAFETY: the caller's.
         unsafe {
-            let (mut piece, joined) = (pieces.start + 1, ring.joined());
-            self.add([ring.line(pieces.start)], joined);
+            match piece - first {
+                1 => self.add([ring.line(first)], to),
+                2 => self.add([ring.line(first), ring.line(first + 1)], to),
+                _ => {
+                    let lines = [ring.line(first), ring.line(first + 1), ring.line(first + 2)];
+                    self.add(lines, to);
+                }
+            }
             while piece + 1 < pieces.end {
-                self.add([joined, ring.line(piece), ring.line(piece + 1)], joined);
+                self.add([to, ring.line(piece), ring.line(piece + 1)], to);
                 piece += 2;
             }
             if piece < pieces.end {
-                self.add([joined, ring.line(piece)], joined);
+                self.add([to, ring.line(piece)], to);
             }
         }
     }
@@ -320,7 +511,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
     ///
     /// # Safety
     ///
-    /// As for [`Lifting::window`].
+    /// As for [`Lifting::windows`].
     #[inline(always)]
     unsafe fn add<const N: usize>(&self, lines: [Line<C>; N], to: Line<C>) {
         let Strided { first, step, reach } = self.columns;
@@ -336,7 +527,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
     ///
     /// # Safety
     ///
-    /// As for [`Lifting::window`].
+    /// As for [`Lifting::windows`].
     #[inline(always)]
     unsafe fn lift<const KEEP: bool, const N: usize>(
         &mut self,
@@ -373,7 +564,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
     ///
     /// # Safety
     ///
-    /// As for [`Lifting::window`].
+    /// As for [`Lifting::windows`].
     #[inline(always)]
     unsafe fn more<const KEEP: bool>(
         &mut self,
@@ -414,7 +605,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
     ///
     /// # Safety
     ///
-    /// As for [`Lifting::window`].
+    /// As for [`Lifting::windows`].
     #[inline(always)]
     unsafe fn row<const KEEP: bool>(&mut self, row: Row, start: usize) -> [V; 2] {
         let (of_x, of_z, kept) = (row.x + start, row.z + start, row.kept + start);
@@ -447,7 +638,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
 ///
 /// # Safety
 ///
-/// As for [`Lifting::window`].
+/// As for [`Lifting::windows`].
 #[inline(always)]
 unsafe fn joined<C: Real, V: Vector<Real = C>, R: Rule, const N: usize>(
     lines: [Line<C>; N],

@@ -1,12 +1,12 @@
 //! Outputs, band by band: down the columns, along the rows, and those windows that do not hold one by one.
 
 use super::aligned::Aligned;
-use super::columns::{kept_pitch, Columns, Shifts};
+use super::columns::{kept_pitch, room, Columns, Shifts};
 use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
 use super::pieces::Cuts;
-use super::plan::{is_ranged, Plan, Span, Step, Way, ABREAST};
+use super::plan::{is_ranged, lines, Plan, Span, Step, Way, ABREAST};
 use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
@@ -127,12 +127,12 @@ impl<T: Element> Sums<T> {
     /// Makes room for these windows, but for the sums of windows.
     fn grow(&mut self, windows: &Windows, geometry: &Geometry, keep: bool) {
         let Windows { rows, across, .. } = windows;
-        let pieces = self.cuts.of(rows);
-        let cells = rows.windows.len().min(across.lines()) * across.pitch + slack(across);
-        let of_piece = kept_pitch(across.cells.len() * across.unit);
+        let pieces = self.cuts.of(rows, across);
+        let cells = rows.windows.len().min(lines(rows, across)) * across.pitch + slack(across);
+        let room = room(pieces, across.cells.len() * across.unit, across.pitch);
         for (lines, shared) in self.lines.iter_mut().zip(&mut self.shared) {
             lines.grow(cells);
-            shared.grow(pieces.lines() * of_piece);
+            shared.grow(room);
         }
         if keep {
             let kept = windows.kept(&windows.area(geometry));
@@ -242,18 +242,19 @@ impl<'a, T: Element> Pooling<'a, T> {
             windows: of_windows,
             shifts,
         } = sums;
-        let pieces = cuts.of(rows);
+        let pieces = cuts.of(rows, across);
+        let lines = lines(rows, across);
         for i in 0..windows.groups() {
             let planes = windows.group(i);
             let patches = self.patches(planes.clone(), across.unit, &area, gathered);
             let of_group = self.shifts(&patches, across.unit);
             shifts.push(of_group);
             let skip = i * windows.kept(&area);
-            for start in rows.windows.clone().step_by(across.lines()) {
+            for start in rows.windows.clone().step_by(lines) {
                 let some = Windows {
                     planes: planes.clone(),
                     depth: windows.depth,
-                    rows: rows.of(start..rows.windows.end.min(start + across.lines())),
+                    rows: rows.of(start..rows.windows.end.min(start + lines)),
                     across: across.clone(),
                 };
                 let [x, z] = patches;

@@ -1,6 +1,6 @@
 //! Rows cut into pieces, wherever a window begins or ends: windows that overlap share the sums of some.
 
-use super::plan::Span;
+use super::plan::{slide, Span};
 use crate::geometry::Axis;
 use std::ops::Range;
 
@@ -17,12 +17,12 @@ const KEPT_CUTS: usize = 8;
 
 impl Cuts {
     /// The pieces of these windows.
-    pub fn of(&mut self, span: &Span) -> &Pieces {
-        let windows = (span.axis, span.windows.clone());
+    pub fn of(&mut self, rows: &Span, across: &Span) -> &Pieces {
+        let windows = (rows.axis, rows.windows.clone(), slide(rows, across));
         if let Some(i) = self.kept.iter().position(|kept| kept.of == windows) {
             return &self.kept[i];
         }
-        let pieces = Pieces::cut(span, windows);
+        let pieces = Pieces::cut(rows, windows);
         if self.kept.len() < KEPT_CUTS {
             self.kept.push(pieces);
             return &self.kept[self.kept.len() - 1];
@@ -37,13 +37,15 @@ impl Cuts {
 /// The rows of a band, cut wherever a window begins or ends.
 #[derive(Debug)]
 pub struct Pieces {
-    /// The windows that they were cut for.
-    of: (Axis, Range<usize>),
+    /// The windows that they were cut for, and whether they [slide](slide).
+    of: (Axis, Range<usize>, bool),
     /// From top to bottom.
     pub all: Vec<Piece>,
     pub windows: Vec<OfWindow>,
-    /// The most pieces that a window has.
-    most: usize,
+    /// Pieces that have a line at a time: a power of two, since they take turns, or all of them.
+    pub turns: usize,
+    /// Whether windows slide down the rows: most have a piece more than the one before, and its first no longer.
+    pub slide: bool,
 }
 
 /// Rows that the same windows have, one after the other.
@@ -64,12 +66,13 @@ pub struct OfWindow {
 }
 
 impl Pieces {
-    fn cut(span: &Span, of: (Axis, Range<usize>)) -> Self {
+    fn cut(span: &Span, of: (Axis, Range<usize>, bool)) -> Self {
         let mut pieces = Self {
+            slide: of.2,
             of,
             all: vec![],
             windows: vec![],
-            most: 0,
+            turns: 1,
         };
         pieces.find(span);
         pieces.share();
@@ -123,32 +126,26 @@ impl Pieces {
 
     /// Finds out what windows share.
     fn share(&mut self) {
-        let mut end = 0;
+        let (mut end, mut most) = (0, 1);
         for w in 0..self.windows.len() {
             let next = self.windows.get(w + 1).map(|next| next.pieces.start);
             let OfWindow { pieces, new } = &mut self.windows[w];
             *new = end.max(pieces.start);
             end = pieces.end;
-            self.most = self.most.max(pieces.len());
+            most = most.max(pieces.len());
             let shared = next.unwrap_or(usize::MAX);
             for piece in *new..end {
-                self.all[piece].has_line = piece + 1 < end || piece >= shared;
+                self.all[piece].has_line = self.slide || piece + 1 < end || piece >= shared;
             }
         }
+        self.turns = match self.slide {
+            true => self.all.len(),
+            false => most.next_power_of_two(),
+        };
     }
 
     /// Rows of the patch.
     pub fn height(&self) -> usize {
         self.all.last().map_or(0, |piece| piece.rows.end)
-    }
-
-    /// Lines for the pieces of a window, and one for several of them joined.
-    pub fn lines(&self) -> usize {
-        self.turns() + 1
-    }
-
-    /// Pieces that have a line at a time: a power of two, since they take turns.
-    pub fn turns(&self) -> usize {
-        self.most.next_power_of_two()
     }
 }

@@ -13,6 +13,15 @@ const BAND_CELLS: usize = 1 << 13;
 /// Sums of columns that are made before they are summed along the rows: with planes abreast a band has many more.
 const LINE_SUMS: usize = BAND_CELLS;
 
+/// The same where windows slide down the rows, which takes a line for every row of cells as well.
+const SLIDING_SUMS: usize = LINE_SUMS / 4;
+
+/// Sums of a line so short that a row costs more than its vectors do.
+const SHORT_LINE: usize = SLIDING_SUMS / 4;
+
+/// Sums of cells that are made on the way back before they become gradients.
+pub const SPREAD_SUMS: usize = BAND_CELLS / 4;
+
 /// Terms of a cell that are added up without a line of sums of theirs.
 pub const FEW_TERMS: usize = 6;
 
@@ -268,6 +277,28 @@ impl Way {
     }
 }
 
+/// Whether windows slide down the rows of short lines: each has the rows of the one above it but the first, and one more.
+/// All rows are lifted then before any are added up, many lines as one.
+pub fn slide(rows: &Span, across: &Span) -> bool {
+    let axis = &rows.axis;
+    let further = !is_ranged(axis) && axis.stride == 1 && axis.kernel > 1;
+    further && across.pitch / across.unit <= SHORT_LINE
+}
+
+/// How many lines of windows are summed together: whole vectors of windows, and few enough that their sums of columns stay
+/// in a core's nearest cache until they are summed along the rows.
+pub fn lines(rows: &Span, across: &Span) -> usize {
+    let mut whole = 1;
+    while !(whole * across.lanes()).is_multiple_of(MOST_LANES) {
+        whole *= 2;
+    }
+    let sums = match slide(rows, across) {
+        true => SLIDING_SUMS,
+        false => LINE_SUMS,
+    };
+    whole * (sums / (whole * across.pitch)).max(1)
+}
+
 /// Windows along one axis that are pooled together, and where their cells lie.
 #[derive(Clone, Debug)]
 pub struct Span {
@@ -328,16 +359,6 @@ impl Span {
             windows,
             ..self.clone()
         }
-    }
-
-    /// How many lines of windows are summed together: whole vectors of windows, and few enough that their sums of
-    /// columns stay in a core's nearest cache until they are summed along the rows.
-    pub fn lines(&self) -> usize {
-        let mut whole = 1;
-        while !(whole * self.lanes()).is_multiple_of(MOST_LANES) {
-            whole *= 2;
-        }
-        whole * (LINE_SUMS / (whole * self.pitch)).max(1)
     }
 
     /// The windows that have one of these cells.

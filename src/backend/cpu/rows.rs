@@ -38,9 +38,36 @@ pub struct Rows<'a, C> {
     pub groups: &'a mut Groups<C>,
 }
 
+impl<C> Rows<'_, C> {
+    fn ends(&self) -> Ends {
+        let across = self.across;
+        let lanes = across.lanes();
+        Ends {
+            made: self.lines * lanes,
+            seen: (self.lines - 1) * lanes + across.windows.len(),
+        }
+    }
+}
+
+/// How many windows of all lines are made, and how many are looked at: those behind the last line are not, which are made
+/// of whatever lies there.
+#[derive(Clone, Copy)]
+struct Ends {
+    made: usize,
+    seen: usize,
+}
+
+impl Ends {
+    /// From this window on.
+    #[inline(always)]
+    fn seen_from(self, at: usize) -> usize {
+        self.seen.saturating_sub(at)
+    }
+}
+
 /// What becomes of the sums of windows.
 pub trait Ending<C> {
-    /// Takes the sums of a vector of windows, of which so many are looked at. The first is number `at`.
+    /// Takes the sums of a vector of windows, of which at most so many are looked at. The first is number `at`.
     fn take<V: Vector<Real = C>>(&mut self, at: usize, sums: [V; 2], count: usize);
 }
 
@@ -55,7 +82,7 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
     /// As many whole vectors as it takes.
     #[inline(always)]
     pub fn run<V: Vector<Real = C>>(mut self) -> E {
-        let windows = self.rows.lines * self.rows.across.lanes();
+        let ends = self.rows.ends();
         let Step::Groups {
             stride,
             whole,
@@ -65,11 +92,11 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
             return self.ending;
         };
         match (stride, whole) {
-            (1, _) => self.shifted::<V>(windows, whole),
-            (2, 0 | 1) => self.in_registers::<V, 2>(windows, whole, rest),
-            (3, 0 | 1) => self.in_registers::<V, 3>(windows, whole, rest),
-            (2, _) => self.by_groups::<V, 2>(windows, whole, rest),
-            (3, _) => self.by_groups::<V, 3>(windows, whole, rest),
+            (1, _) => self.shifted::<V>(ends, whole),
+            (2, 0 | 1) => self.in_registers::<V, 2>(ends, whole, rest),
+            (3, 0 | 1) => self.in_registers::<V, 3>(ends, whole, rest),
+            (2, _) => self.by_groups::<V, 2>(ends, whole, rest),
+            (3, _) => self.by_groups::<V, 3>(ends, whole, rest),
             _ => {}
         }
         self.ending
@@ -77,10 +104,30 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
 
     /// Windows of so many cells side by side, with stride one.
     #[inline(always)]
-    fn shifted<V: Vector<Real = C>>(&mut self, windows: usize, count: usize) {
-        for at in (0..windows).step_by(V::LANES) {
-            let sums = shifted::<V, J>(self.rows.sums, at, count);
-            self.ending.take(at, sums, V::LANES.min(windows - at));
+    fn shifted<V: Vector<Real = C>>(&mut self, ends: Ends, count: usize) {
+        let mut at = 0;
+        while at + 2 * V::LANES <= ends.made {
+            self.take_shifted::<V, 2>(at, ends, count);
+            at += 2 * V::LANES;
+        }
+        while at < ends.made {
+            self.take_shifted::<V, 1>(at, ends, count);
+            at += V::LANES;
+        }
+    }
+
+    /// So many vectors of them.
+    #[inline(always)]
+    fn take_shifted<V: Vector<Real = C>, const N: usize>(
+        &mut self,
+        at: usize,
+        ends: Ends,
+        count: usize,
+    ) {
+        let sums = shifted::<V, J, N>(self.rows.sums, at, count);
+        for (i, sums) in sums.into_iter().enumerate() {
+            let at = at + i * V::LANES;
+            self.ending.take(at, sums, ends.seen_from(at));
         }
     }
 
@@ -88,11 +135,11 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
     #[inline(always)]
     fn in_registers<V: Vector<Real = C>, const S: usize>(
         &mut self,
-        windows: usize,
+        ends: Ends,
         whole: usize,
         rest: usize,
     ) {
-        for at in (0..windows).step_by(V::LANES) {
+        for at in (0..ends.made).step_by(V::LANES) {
             let these = phases::<V, S>(self.rows.sums, at * S);
             let sums = match (whole, rest) {
                 (0, _) => first::<V, J, S>(these, rest),
@@ -102,7 +149,7 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
                     J::join(first::<V, J, S>(these, S), first::<V, J, S>(next, rest))
                 }
             };
-            self.ending.take(at, sums, V::LANES.min(windows - at));
+            self.ending.take(at, sums, ends.seen_from(at));
         }
     }
 
@@ -110,7 +157,7 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
     #[inline(always)]
     fn by_groups<V: Vector<Real = C>, const S: usize>(
         &mut self,
-        windows: usize,
+        ends: Ends,
         whole: usize,
         rest: usize,
     ) {
@@ -121,7 +168,7 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
             ..
         } = &mut self.rows;
         let axis = &across.axis;
-        let count = windows + axis.kernel.min(2 * axis.input) / S + 2 * V::LANES + 1;
+        let count = ends.made + axis.kernel.min(2 * axis.input) / S + 2 * V::LANES + 1;
         groups.grow(count + V::LANES);
         let count = count.min(sums[0].len() / S) / V::LANES * V::LANES;
         for at in (0..count).step_by(V::LANES) {
@@ -132,9 +179,9 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
                 part[i].store(&mut groups.rest[i][at..]);
             }
         }
-        for at in (0..windows).step_by(V::LANES) {
+        for at in (0..ends.made).step_by(V::LANES) {
             let sums = self.rows.groups.windows::<V, J>(at, whole, rest);
-            self.ending.take(at, sums, V::LANES.min(windows - at));
+            self.ending.take(at, sums, ends.seen_from(at));
         }
     }
 }
@@ -173,9 +220,9 @@ impl<C: Real> Groups<C> {
         let of_rests = [&self.rest[0][..], &self.rest[1][..]];
         match (whole, rest) {
             (0, _) => load(of_rests, at),
-            (_, 0) => shifted::<V, J>(of_groups, at, whole),
+            (_, 0) => shifted::<V, J, 1>(of_groups, at, whole)[0],
             _ => J::join(
-                shifted::<V, J>(of_groups, at, whole),
+                shifted::<V, J, 1>(of_groups, at, whole)[0],
                 load(of_rests, at + whole),
             ),
         }
@@ -372,18 +419,28 @@ impl<C: Real> Abreast<'_, C> {
     }
 }
 
-/// The sums of `count` vectors, each a cell further than the one before.
+/// The sums of `count` cells side by side, from each of `N` vectors of cells on.
 #[inline(always)]
-fn shifted<V: Vector, J: Join>([a, b]: [&[V::Real]; 2], at: usize, count: usize) -> [V; 2] {
-    let reach = at..at + count - 1 + V::LANES;
-    let cells = a[reach.clone()]
-        .windows(V::LANES)
-        .zip(b[reach].windows(V::LANES));
-    let mut sums = load([a, b], at);
-    for (a, b) in cells.skip(1) {
-        sums = J::join(sums, [V::load(a), V::load(b)]);
+fn shifted<V: Vector, J: Join, const N: usize>(
+    [a, b]: [&[V::Real]; 2],
+    at: usize,
+    count: usize,
+) -> [[V; 2]; N] {
+    let reach = at..at + count - 1 + N * V::LANES;
+    let (a, b) = (&a[reach.clone()], &b[reach]);
+    let mut all = [[V::zero(); 2]; N];
+    for (i, sums) in all.iter_mut().enumerate() {
+        *sums = load([a, b], i * V::LANES);
     }
-    sums
+    for first in 1..count {
+        for (i, sums) in all.iter_mut().enumerate() {
+            let cells = first + i * V::LANES..first + (i + 1) * V::LANES;
+            // SAFETY: the last of them are the last of these.
+            let next = unsafe { [a.get_unchecked(cells.clone()), b.get_unchecked(cells)] };
+            *sums = J::join(*sums, load(next, 0));
+        }
+    }
+    all
 }
 
 /// The sums of the first cells of each group.

@@ -2,7 +2,7 @@
 
 use super::aligned::Aligned;
 use super::columns::{kept_pitch, Shifts};
-use super::plan::{Span, Step, FEW_TERMS, SPLIT};
+use super::plan::{is_ranged, Span, Step, FEW_TERMS, SPLIT, SPREAD_SUMS};
 use super::rule::{Cell, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::{Area, Patch};
@@ -22,7 +22,7 @@ pub const MARGIN: usize = MOST_LANES;
 /// The sums of some rows of cells, and the space to make them in.
 #[derive(Default)]
 pub struct Spreading<C> {
-    /// The sums of lines of terms, with zeros around them.
+    /// The sums of lines of terms, line after line, with zeros before them.
     line: Aligned<C>,
     /// The sums of cells, row after row, each from the first padded cell on.
     cells: Aligned<C>,
@@ -30,10 +30,10 @@ pub struct Spreading<C> {
     rows: [usize; ROWS],
 }
 
-/// Rows whose terms are spread at a time: a call is dear for one alone.
-const ROWS: usize = 8;
+/// The most rows whose terms are spread at a time: a call is dear for one alone.
+const ROWS: usize = 32;
 
-/// The sums of the terms for each cell of some rows of the input, [`ROWS`] at most.
+/// The sums of the terms for each cell of some rows of the input, [`Spread::rows_at_once`] at most.
 struct SpreadRows<'a, 'b, C> {
     work: &'a Spread<'b, C>,
     rows: Range<usize>,
@@ -81,8 +81,9 @@ impl<C: Real, R: Rule> Kernel for GradientsBy<'_, C, R> {
             self.0.spreads[t].begin(&mut self.0.spreading[t]);
         }
         let all = self.0.cells.rows.clone();
-        for first in all.clone().step_by(ROWS) {
-            let rows = first..all.end.min(first + ROWS);
+        let at_once = self.0.spreads[0].rows_at_once();
+        for first in all.clone().step_by(at_once) {
+            let rows = first..all.end.min(first + at_once);
             for t in 0..R::TERMS {
                 let kernel = SpreadRows {
                     work: &self.0.spreads[t],
@@ -128,7 +129,8 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
         let index = d * area.rows.len() + h;
         // Whole vectors, so that none is checked by itself. What a rule does not need is `a` again.
         let lanes = V::LANES;
-        let count = (cells.columns.len() * unit).next_multiple_of(lanes);
+        let columns = cells.columns.len() * unit;
+        let count = columns.next_multiple_of(lanes);
         let a = &spreading[0].row(spread)[first..][..count];
         let b = match R::TERMS {
             2 => &spreading[1].row(spread)[first..][..count],
@@ -158,7 +160,10 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
             let terms = [V::load(a), V::load(b)];
             let [mut dx, mut dz] = rule.gradient(cell, V::load(kept), terms);
             if *add {
-                dx = V::load(of_x).add(dx);
+                // What a vector makes behind the last cell is added to no other.
+                let inside = V::below(columns - at);
+                dx = V::load(of_x).add(V::select(inside, dx, V::zero()));
+                dz = V::select(inside, dz, V::zero());
             }
             dx.store(of_x);
             if R::LOGITS {
@@ -180,42 +185,57 @@ impl<C> Spreading<C> {
 
 impl<C: Real> Spread<'_, C> {
     /// Makes room, and zeros of what no row writes.
-    pub fn begin(&self, spreading: &mut Spreading<C>) {
-        let line = 2 * self.margin() + self.across.lanes() + MOST_LANES;
-        spreading.line.grow(line);
-        spreading.line[..line].fill(C::default());
-        spreading.cells.grow(ROWS * self.pitch());
-        for cells in spreading.cells[..ROWS * self.pitch()].chunks_exact_mut(self.pitch()) {
-            // Cells behind those of windows have none.
-            cells[self.across.pitch..].fill(C::default());
-        }
+    fn begin(&self, spreading: &mut Spreading<C>) {
+        let lines = self.rows_at_once() * self.across.lanes();
+        spreading.line.grow(self.margin() + lines + MOST_LANES);
+        spreading.line[..self.margin()].fill(C::default());
+        // Vectors of groups reach behind the last.
+        let cells = self.rows_at_once() * self.across.pitch;
+        spreading.cells.grow(cells + (SPLIT + 1) * MOST_LANES);
     }
 
-    /// From a row of sums of cells to the next: vectors of groups reach behind the last.
-    fn pitch(&self) -> usize {
-        self.across.pitch.next_multiple_of(MOST_LANES) + (SPLIT + 1) * MOST_LANES
+    /// Rows of cells whose sums stay in a core's nearest cache until they become gradients.
+    fn rows_at_once(&self) -> usize {
+        (SPREAD_SUMS / self.across.pitch).clamp(1, ROWS)
     }
 
-    /// Zeros before and after a line.
+    /// Zeros before a line.
     fn margin(&self) -> usize {
         let reach = match Step::of(&self.across.axis) {
             Step::Ranges => 0,
-            Step::Groups { whole, .. } => whole.min(self.across.lanes() + 1),
+            Step::Groups { whole, .. } => whole,
         };
         ((reach + 1) * self.across.unit).next_multiple_of(MOST_LANES)
     }
 
+    /// Rows are spread as one if they have the same lines, or each those of the one before, one further down.
     #[inline(always)]
     fn rows<V: Vector<Real = C>>(&self, rows: Range<usize>, spreading: &mut Spreading<C>) {
+        let across = self.across;
         let mut lines = self.lines(rows.start);
-        let mut start = 0;
-        for (i, row) in rows.enumerate() {
-            if self.advance(&mut lines, row) || i == 0 {
-                start = i * self.pitch();
-                self.row::<V>(&lines, spreading, start);
+        let mut run = Run {
+            lines: lines.clone(),
+            rows: 1,
+            start: 0,
+        };
+        spreading.rows[0] = 0;
+        for (i, row) in rows.enumerate().skip(1) {
+            if self.advance(&mut lines, row) {
+                let next = run.lines.start + run.rows..run.lines.end + run.rows;
+                if lines == next && !is_ranged(&across.axis) {
+                    run.rows += 1;
+                } else {
+                    self.run::<V>(&run, spreading);
+                    run = Run {
+                        lines: lines.clone(),
+                        rows: 1,
+                        start: run.start + run.rows * across.pitch,
+                    };
+                }
             }
-            spreading.rows[i] = start;
+            spreading.rows[i] = run.start + (run.rows - 1) * across.pitch;
         }
+        self.run::<V>(&run, spreading);
     }
 
     /// The lines of the windows that have a row.
@@ -242,21 +262,17 @@ impl<C: Real> Spread<'_, C> {
         *lines != before
     }
 
-    /// The sums of a row of cells, from this one on.
+    /// The sums of the cells of a run.
     #[inline(always)]
-    fn row<V: Vector<Real = C>>(
-        &self,
-        lines: &Range<usize>,
-        spreading: &mut Spreading<C>,
-        start: usize,
-    ) {
+    fn run<V: Vector<Real = C>>(&self, run: &Run, spreading: &mut Spreading<C>) {
         let step = Step::of(&self.across.axis);
         let lanes = self.across.lanes();
         let lines = Lines {
-            terms: &self.terms[lines.start * lanes..],
+            terms: &self.terms[run.lines.start * lanes..],
             margin: MARGIN,
-            lanes,
-            count: lines.len(),
+            step: lanes,
+            count: run.lines.len(),
+            sums: run.rows * lanes,
         };
         // Where few windows have a cell, adding them up anew is quicker than reading back a line just written.
         if let Step::Groups {
@@ -268,21 +284,27 @@ impl<C: Real> Spread<'_, C> {
             // A row between windows has no line, but vectors would still reach back.
             let few = lines.count.max(1).saturating_mul(whole + 1) <= FEW_TERMS;
             if few && self.across.unit == 1 && stride <= SPLIT {
-                let cells = &mut spreading.cells[start..start + self.pitch()];
+                let cells = &mut spreading.cells[run.start..];
                 return lines.along::<V>([stride, whole, rest], cells);
             }
         }
         self.down::<V>(lines, &mut spreading.line[self.margin()..]);
         let Spreading { line, cells, .. } = spreading;
-        let (line, cells) = (&line[..], &mut cells[start..start + self.pitch()]);
+        let cells = &mut cells[run.start..];
+        let line = Lines {
+            terms: line,
+            margin: self.margin(),
+            count: 1,
+            ..lines
+        };
         match step {
             step if self.across.unit > 1 => self.along_abreast::<V>(step, line, cells),
             Step::Groups {
                 stride,
                 whole,
                 rest,
-            } => self.along::<V>([stride, whole, rest], line, cells),
-            Step::Ranges => self.along_ranges(line, cells),
+            } => line.along::<V>([stride, whole, rest], cells),
+            Step::Ranges => self.along_ranges(line.terms, cells),
         }
     }
 
@@ -290,50 +312,24 @@ impl<C: Real> Spread<'_, C> {
     #[inline(always)]
     fn down<V: Vector<Real = C>>(&self, lines: Lines<'_, C>, to: &mut [C]) {
         lines.assert_inside(0, V::LANES);
-        for at in (0..lines.lanes).step_by(V::LANES) {
+        for at in (0..lines.sums).step_by(V::LANES) {
             // SAFETY: asserted above.
-            let mut sum: V = unsafe { lines.sum::<V, UNKNOWN>(lines.margin + at) };
-            // What lies behind a line is the next one's.
-            if lines.lanes - at < V::LANES {
-                sum = V::select(V::below(lines.lanes - at), sum, V::zero());
-            }
+            let sum: V = unsafe { lines.sum::<V, UNKNOWN>(lines.margin + at) };
             sum.store(&mut to[at..]);
         }
     }
 
-    #[inline(always)]
-    fn along<V: Vector<Real = C>>(
-        &self,
-        [stride, whole, rest]: [usize; 3],
-        line: &[C],
-        cells: &mut [C],
-    ) {
-        let (margin, lanes) = (self.margin(), self.across.lanes());
-        // No group has more windows than there are.
-        let (whole, rest) = if whole > lanes {
-            (lanes, 0)
-        } else {
-            (whole, rest)
-        };
-        let line = Lines {
-            terms: line,
-            margin,
-            lanes,
-            count: 1,
-        };
-        line.along::<V>([stride, whole, rest], cells);
-    }
-
     /// Cells of planes abreast: one after the other.
     #[inline(always)]
-    fn along_abreast<V: Vector<Real = C>>(&self, step: Step, line: &[C], cells: &mut [C]) {
+    fn along_abreast<V: Vector<Real = C>>(&self, step: Step, line: Lines<'_, C>, cells: &mut [C]) {
         let Span {
             unit,
             axis,
             windows,
             ..
         } = self.across;
-        let first = self.margin();
+        let first = line.margin;
+        let (groups, line) = (line.sums / unit, line.terms);
         for lane in (0..*unit).step_by(V::LANES) {
             match step {
                 Step::Groups {
@@ -341,12 +337,6 @@ impl<C: Real> Spread<'_, C> {
                     whole,
                     rest,
                 } => {
-                    let groups = self.across.lanes() / unit;
-                    let (whole, rest) = if whole > groups {
-                        (groups, 0)
-                    } else {
-                        (whole, rest)
-                    };
                     for group in 0..groups {
                         let mut at = first + group * unit + lane;
                         let mut of_all = V::zero();
@@ -407,15 +397,26 @@ fn known<const N: usize>(number: usize) -> usize {
     }
 }
 
-/// Some lines of sums, one after the other, to be added up as one.
+/// Rows that are spread as one.
+struct Run {
+    /// The lines of the first row; each other has those a line further down.
+    lines: Range<usize>,
+    rows: usize,
+    /// Where the sums of its cells begin.
+    start: usize,
+}
+
+/// Some lines of terms, to be added up as one with those that follow them.
 #[derive(Clone, Copy)]
 struct Lines<'a, C> {
     terms: &'a [C],
     /// Zeros before the first.
     margin: usize,
-    /// Sums of a line.
-    lanes: usize,
+    /// From a line to the next.
+    step: usize,
     count: usize,
+    /// Sums that are made of them.
+    sums: usize,
 }
 
 impl<C: Real> Lines<'_, C> {
@@ -423,8 +424,8 @@ impl<C: Real> Lines<'_, C> {
     #[inline(always)]
     fn assert_inside(self, before: usize, lanes: usize) {
         assert!(before <= self.margin);
-        let last = self.margin + self.count.saturating_sub(1) * self.lanes;
-        assert!(last + self.lanes + lanes <= self.terms.len());
+        let last = self.margin + self.count.saturating_sub(1) * self.step;
+        assert!(last + self.sums + lanes <= self.terms.len());
     }
 
     /// The sums of a vector of terms.
@@ -439,7 +440,7 @@ impl<C: Real> Lines<'_, C> {
             // SAFETY: the caller's.
             let terms = unsafe { self.terms.get_unchecked(at..at + V::LANES) };
             sum = sum.add(V::load(terms));
-            at += self.lanes;
+            at += self.step;
         }
         sum
     }
@@ -483,7 +484,7 @@ impl<C: Real> Lines<'_, C> {
     ) {
         let whole = known::<WHOLE>(whole);
         self.assert_inside(whole, V::LANES);
-        for group in (0..self.lanes).step_by(V::LANES) {
+        for group in (0..self.sums).step_by(V::LANES) {
             let at = self.margin + group;
             let mut of_all = V::zero();
             for back in 0..whole {
@@ -494,12 +495,6 @@ impl<C: Real> Lines<'_, C> {
             if rest > 0 {
                 // SAFETY: asserted above.
                 of_first = of_all.add(unsafe { self.sum::<V, LINES>(at - whole) });
-            }
-            // What lies behind a line may be the next one's.
-            let left = self.lanes - group;
-            if left < V::LANES {
-                of_all = V::select(V::below(left), of_all, V::zero());
-                of_first = V::select(V::below(left), of_first, V::zero());
             }
             let mut phases = [of_all; S];
             for phase in phases.iter_mut().take(rest) {
@@ -514,7 +509,7 @@ impl<C: Real> Lines<'_, C> {
 
     #[inline(always)]
     fn one_by_one(self, [stride, whole, rest]: [usize; 3], cells: &mut [C]) {
-        for group in 0..self.lanes {
+        for group in 0..self.sums {
             let at = self.margin + group;
             let mut of_all = C::default();
             for back in 0..whole {

@@ -69,7 +69,7 @@ fn pitch_of_pieces(pieces: &Pieces, width: usize, pitch: usize) -> usize {
 
 /// Sums of the lines of pieces, for rows of so many sums of cells and lines of windows of so many.
 pub fn room(pieces: &Pieces, width: usize, pitch: usize) -> usize {
-    pieces.turns * pitch_of_pieces(pieces, width, pitch) + 2 * MOST_LANES
+    pieces.turns * pitch_of_pieces(pieces, width, pitch) + pitch + 2 * MOST_LANES
 }
 
 /// [`Columns`] by a rule.
@@ -118,7 +118,7 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
         assert!(!KEEP || depths * height * kept_pitch(width) <= kept.len());
         assert!(pieces.height() <= height);
         let of_lines = windows.len().saturating_sub(1) * pitch;
-        let of_last = (before + reach).max(pitch + V::LANES);
+        let of_last = (before + reach).max(pitch + before + V::LANES);
         assert!(of_lines + of_last <= to_a.len().min(to_b.len()));
         assert!(before + width <= pitch);
         assert!(room(pieces, width, pitch) <= shared_a.len().min(shared_b.len()));
@@ -334,6 +334,13 @@ struct Padded {
     pitch: usize,
 }
 
+impl Padded {
+    /// From behind the last cell to the first of the next line.
+    fn between(self) -> Range<usize> {
+        self.before + self.width..self.pitch + self.before
+    }
+}
+
 /// What a rule lifts.
 struct Lifting<'a, C, V, R> {
     rule: R,
@@ -371,13 +378,14 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
         windows: &[OfWindow],
         lines: Line<C>,
     ) {
-        for (i, window) in windows.iter().enumerate() {
-            // SAFETY: the caller's.
-            unsafe {
-                let to = lines.from(i * self.padded.pitch);
-                self.begin(to);
-                self.window::<KEEP>(pieces, window, to.from(self.padded.before));
-                self.end(to);
+        // SAFETY: the caller's.
+        unsafe {
+            let mut line = lines;
+            self.pad(line, 0..self.padded.before);
+            for window in windows {
+                self.window::<KEEP>(pieces, window, line.from(self.padded.before));
+                self.pad(line, self.padded.between());
+                line = line.from(self.padded.pitch);
             }
         }
     }
@@ -392,49 +400,31 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
         let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
             return;
         };
-        for i in first.new..last.pieces.end {
-            // SAFETY: the caller's.
-            unsafe {
-                let line = self.ring.line(i);
-                self.begin(line);
+        // SAFETY: the caller's.
+        unsafe {
+            let mut line = self.ring.line(first.new);
+            self.pad(line, 0..self.padded.before);
+            for piece in &pieces.all[first.new..last.pieces.end] {
                 let to = Sums {
                     piece: Some(line.from(self.padded.before)),
                     window: None,
                 };
-                self.lift::<KEEP, 0>(&pieces.all[i].rows, [], to);
-                self.end(line);
+                self.lift::<KEEP, 0>(&piece.rows, [], to);
+                self.pad(line, self.padded.between());
+                line = line.from(self.padded.pitch);
             }
         }
     }
 
-    /// Sums of no cells before the first of a line.
+    /// Sums of no cells in a line, over what vectors of cells have left there.
     ///
     /// # Safety
     ///
     /// As for [`Lifting::windows`].
     #[inline(always)]
-    unsafe fn begin(&self, line: Line<C>) {
+    unsafe fn pad(&self, line: Line<C>, padded: Range<usize>) {
         let none = R::Join::IDENTITY.map(C::from_f64).map(V::splat);
-        for at in (0..self.padded.before).step_by(V::LANES) {
-            // SAFETY: the caller's.
-            unsafe { line.store(at, none) };
-        }
-    }
-
-    /// Sums of no cells behind the last of a line, over what vectors of cells have left there.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Lifting::windows`].
-    #[inline(always)]
-    unsafe fn end(&self, line: Line<C>) {
-        let none = R::Join::IDENTITY.map(C::from_f64).map(V::splat);
-        let Padded {
-            before,
-            width,
-            pitch,
-        } = self.padded;
-        for at in (before + width..pitch).step_by(V::LANES) {
+        for at in padded.step_by(V::LANES) {
             // SAFETY: the caller's.
             unsafe { line.store(at, none) };
         }

@@ -160,9 +160,21 @@ impl<T: Element> Kernel for Narrow<'_, T> {
         if self.pitch == self.columns {
             return T::narrow::<V<T, I>>(&self.values[..self.cells.len()], self.cells);
         }
-        let rows = self.cells.chunks_exact_mut(self.columns).enumerate();
-        for (i, cells) in rows {
-            T::narrow::<V<T, I>>(&self.values[i * self.pitch..][..self.columns], cells);
+        // By whole vectors while there are cells behind a row, which are those of rows to come: most rows are so short
+        // that a call would take longer than they do.
+        let lanes = V::<T, I>::LANES;
+        let reach = self.columns.next_multiple_of(lanes);
+        for row in 0..self.cells.len() / self.columns {
+            let cells = &mut self.cells[row * self.columns..];
+            let values = &self.values[row * self.pitch..];
+            if reach > cells.len().min(values.len()) {
+                T::narrow::<V<T, I>>(&values[..self.columns], &mut cells[..self.columns]);
+                continue;
+            }
+            for at in (0..reach).step_by(lanes) {
+                let vector = at..at + lanes;
+                T::narrow::<V<T, I>>(&values[vector.clone()], &mut cells[vector]);
+            }
         }
     }
 }

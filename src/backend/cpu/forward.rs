@@ -128,7 +128,9 @@ impl<T: Element> Sums<T> {
     fn grow(&mut self, windows: &Windows, geometry: &Geometry, keep: bool) {
         let Windows { rows, across, .. } = windows;
         let pieces = self.cuts.of(rows, across);
-        let cells = rows.windows.len().min(lines(rows, across)) * across.pitch + slack(across);
+        let cells = rows.windows.len().min(lines(rows, across)) * across.pitch
+            + slack(across)
+            + across.before;
         let room = room(pieces, across.cells.len() * across.unit, across.pitch);
         for (lines, shared) in self.lines.iter_mut().zip(&mut self.shared) {
             lines.grow(cells);

@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C, and AVX-512.
 
-use super::{interleave_in_memory, split_in_memory, InstructionSet, Kernel, Vector, MOST_LANES};
+use super::{InstructionSet, Kernel, Vector, MOST_LANES};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
@@ -28,6 +28,25 @@ impl InstructionSet for Avx2 {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Self>()
+    }
+}
+
+/// These lanes of three vectors: of the second where its bit is set, of the third where that one's is, else of the first.
+///
+/// # Safety
+///
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn pick<const SECOND: i32, const THIRD: i32>(of: [__m256; 3], lanes: [i32; 8]) -> __m256 {
+    // SAFETY: the caller's.
+    unsafe {
+        let lanes = _mm256_loadu_si256(lanes.as_ptr().cast());
+        let [a, b, c] = [
+            _mm256_permutevar8x32_ps(of[0], lanes),
+            _mm256_permutevar8x32_ps(of[1], lanes),
+            _mm256_permutevar8x32_ps(of[2], lanes),
+        ];
+        _mm256_blend_ps::<THIRD>(_mm256_blend_ps::<SECOND>(a, b), c)
     }
 }
 
@@ -59,8 +78,19 @@ vector! {
 
     #[inline(always)]
     fn split<const N: usize>(vectors: [Self; N]) -> [Self; N] {
+        let mut all = vectors;
+        if N == 3 {
+            let of = [vectors[0].0, vectors[1].0, vectors[2].0];
+            // SAFETY: as above.
+            unsafe {
+                all[0] = Self(pick::<0b0011_1000, 0b1100_0000>(of, [0, 3, 6, 1, 4, 7, 2, 5]));
+                all[1] = Self(pick::<0b0001_1000, 0b1110_0000>(of, [1, 4, 7, 2, 5, 0, 3, 6]));
+                all[2] = Self(pick::<0b0001_1100, 0b1110_0000>(of, [2, 5, 0, 3, 6, 1, 4, 7]));
+            }
+            return all;
+        }
         if N != 2 {
-            return split_in_memory(vectors);
+            return all;
         }
         let (a, b) = (vectors[0].0, vectors[1].0);
         // SAFETY: as above.
@@ -72,15 +102,25 @@ vector! {
                 _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(odd)),
             ]
         };
-        let mut all = vectors;
         (all[0], all[1]) = (Self(halves[0]), Self(halves[1]));
         all
     }
 
     #[inline(always)]
     fn interleave<const N: usize>(phases: [Self; N]) -> [Self; N] {
+        let mut all = phases;
+        if N == 3 {
+            let of = [phases[0].0, phases[1].0, phases[2].0];
+            // SAFETY: as above.
+            unsafe {
+                all[0] = Self(pick::<0b1001_0010, 0b0010_0100>(of, [0, 0, 0, 1, 1, 1, 2, 2]));
+                all[1] = Self(pick::<0b0010_0100, 0b0100_1001>(of, [2, 3, 3, 3, 4, 4, 4, 5]));
+                all[2] = Self(pick::<0b0100_1001, 0b1001_0010>(of, [5, 5, 6, 6, 6, 7, 7, 7]));
+            }
+            return all;
+        }
         if N != 2 {
-            return interleave_in_memory(phases);
+            return all;
         }
         let (even, odd) = (phases[0].0, phases[1].0);
         // SAFETY: as above.
@@ -92,7 +132,6 @@ vector! {
                 _mm256_permute2f128_ps::<0x31>(low, high),
             ]
         };
-        let mut all = phases;
         (all[0], all[1]) = (Self(halves[0]), Self(halves[1]));
         all
     }
@@ -247,15 +286,34 @@ vector! {
             [0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23],
             [8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31],
         ];
-        if N != 2 {
-            return interleave_in_memory(phases);
-        }
+        // Of three phases first the lanes of two, then those of the last one in between.
+        const TWO: [[i32; 16]; 3] = [
+            [0, 16, 0, 1, 17, 0, 2, 18, 0, 3, 19, 0, 4, 20, 0, 5],
+            [21, 0, 6, 22, 0, 7, 23, 0, 8, 24, 0, 9, 25, 0, 10, 26],
+            [0, 11, 27, 0, 12, 28, 0, 13, 29, 0, 14, 30, 0, 15, 31, 0],
+        ];
+        const LAST: [[i32; 16]; 3] = [
+            [0, 1, 16, 3, 4, 17, 6, 7, 18, 9, 10, 19, 12, 13, 20, 15],
+            [0, 21, 2, 3, 22, 5, 6, 23, 8, 9, 24, 11, 12, 25, 14, 15],
+            [26, 1, 2, 27, 4, 5, 28, 7, 8, 29, 10, 11, 30, 13, 14, 31],
+        ];
         let mut all = phases;
         for i in 0..N {
             // SAFETY: as above.
             unsafe {
-                let lanes = _mm512_loadu_si512(HALVES[i].as_ptr().cast());
-                all[i] = Self(_mm512_permutex2var_ps(phases[0].0, lanes, phases[1].0));
+                all[i] = match N {
+                    2 => {
+                        let lanes = _mm512_loadu_si512(HALVES[i].as_ptr().cast());
+                        Self(_mm512_permutex2var_ps(phases[0].0, lanes, phases[1].0))
+                    }
+                    3 => {
+                        let lanes = _mm512_loadu_si512(TWO[i].as_ptr().cast());
+                        let two = _mm512_permutex2var_ps(phases[0].0, lanes, phases[1].0);
+                        let lanes = _mm512_loadu_si512(LAST[i].as_ptr().cast());
+                        Self(_mm512_permutex2var_ps(two, lanes, phases[2].0))
+                    }
+                    _ => phases[i],
+                };
             }
         }
         all

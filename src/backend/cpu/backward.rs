@@ -11,7 +11,7 @@ use super::spread::{Gradients, Spread, Spreading, MARGIN};
 use super::tiles::Band;
 use super::turn::Turn;
 use super::vector::{Real, MOST_LANES};
-use super::view::{Area, Gathered, View};
+use super::view::{Area, Gathered, Patch, View};
 use crate::geometry::Axis;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -256,31 +256,36 @@ impl<T: Element> Backward<'_, T> {
             columns: windows.across.windows.clone(),
         };
         let grads = &mut grads[MARGIN..MARGIN + places];
-        if windows.across.unit > 1 {
-            grads.fill(T::Compute::default());
+        let lanes = windows.across.lanes();
+        let of_line = area.columns.len() * windows.across.unit;
+        for group in 0..windows.groups() {
+            let planes = windows.group(group);
+            let start = windows.start(planes.start, area.rows.start);
+            let patch = self.grads(planes, windows.across.unit, &area, of_grad);
+            let lines = grads[start..start + of_lines].chunks_exact_mut(lanes);
+            for (i, line) in lines.enumerate() {
+                let (cells, between) = line.split_at_mut(of_line);
+                cells.copy_from_slice(&patch.from(0, i, 0)[..of_line]);
+                between.fill(T::Compute::default());
+            }
         }
-        for plane in windows.planes.clone() {
-            let arch = self.pooling.arch;
-            let patch = match self.pooling.turned && self.grad.is_abreast() {
-                true => self.grad.patch_turned(arch, plane, &area, of_grad),
-                false => self.grad.patch(arch, plane, &area, of_grad),
-            };
-            if windows.across.unit == 1 {
-                let start = windows.start(plane, area.rows.start);
-                let lines = grads[start..start + of_lines].chunks_exact_mut(windows.across.lanes());
-                for (i, line) in lines.enumerate() {
-                    let (cells, between) = line.split_at_mut(area.columns.len());
-                    cells.copy_from_slice(&patch.from(0, i, 0)[..area.columns.len()]);
-                    between.fill(T::Compute::default());
-                }
-                continue;
+    }
+
+    /// The gradients of the outputs of a plane, or of planes abreast.
+    fn grads<'b>(
+        &'b self,
+        planes: Range<usize>,
+        unit: usize,
+        area: &Area,
+        gathered: &'b mut Gathered<T>,
+    ) -> Patch<'b, T::Compute> {
+        let arch = self.pooling.arch;
+        match unit {
+            1 if self.pooling.turned && self.grad.is_abreast() => {
+                self.grad.patch_turned(arch, planes.start, area, gathered)
             }
-            for (i, row) in area.rows.clone().enumerate() {
-                let cells = &patch.from(0, i, 0)[..area.columns.len()];
-                for (place, &g) in windows.line(plane, row).zip(cells) {
-                    grads[place] = g;
-                }
-            }
+            1 => self.grad.patch(arch, planes.start, area, gathered),
+            _ => self.grad.patch_abreast(arch, planes, area, gathered),
         }
     }
 

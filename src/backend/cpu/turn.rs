@@ -29,27 +29,41 @@ impl<C: Real> Kernel for Turn<'_, C> {
             pitch,
         } = self;
         let lanes = V::<C, I>::LANES;
-        for row in (0..rows).step_by(lanes) {
-            for column in (0..columns).step_by(lanes) {
-                if rows - row < lanes || columns - column < lanes {
-                    for r in row..rows.min(row + lanes) {
-                        for c in column..columns.min(column + lanes) {
-                            to[c * pitch + r] = cells[r * step + c];
-                        }
-                    }
-                    continue;
+        if rows < lanes || columns < lanes {
+            for row in 0..rows {
+                for column in 0..columns {
+                    to[column * pitch + row] = cells[row * step + column];
                 }
+            }
+            return;
+        }
+        // Checked once for all squares.
+        assert!((rows - 1) * step + columns <= cells.len());
+        assert!((columns - 1) * pitch + rows <= to.len());
+        for row in starts(rows, lanes) {
+            for column in starts(columns, lanes) {
                 let mut square = [V::<C, I>::zero(); MOST_LANES];
                 for i in 0..lanes {
-                    square[i] = V::<C, I>::load(&cells[(row + i) * step + column..]);
+                    let at = (row + i) * step + column;
+                    // SAFETY: a part of a row, which was asserted to be inside.
+                    square[i] = V::<C, I>::load(unsafe { cells.get_unchecked(at..at + lanes) });
                 }
                 turn(&mut square);
                 for i in 0..lanes {
-                    square[i].store(&mut to[(column + i) * pitch + row..]);
+                    let at = (column + i) * pitch + row;
+                    // SAFETY: a part of a column, as above.
+                    square[i].store(unsafe { to.get_unchecked_mut(at..at + lanes) });
                 }
             }
         }
     }
+}
+
+/// Where squares begin: the last reaches back.
+fn starts(count: usize, lanes: usize) -> impl Iterator<Item = usize> {
+    (0..count)
+        .step_by(lanes)
+        .map(move |at| at.min(count - lanes))
 }
 
 /// Turns as many vectors as each has lanes: every round deals the upper half in between the lower one.

@@ -300,7 +300,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         to: &'b mut [Aligned<T::Compute>; 2],
     ) -> kernels::Sums<'b, T::Compute> {
         let across = &windows.across;
-        if across.unit == 1 && Step::of(&across.axis).in_vectors() {
+        if Step::of(&across.axis).in_vectors() {
             return kernels::Sums::Rows(rows);
         }
         let places = windows.places();

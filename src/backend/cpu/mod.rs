@@ -34,7 +34,7 @@ use backward::Backward;
 use candle_core::{Error, Result};
 use forward::Pooling;
 use kernels::{Compile, Poolable};
-use plan::Plan;
+use plan::{Direction, Plan};
 use rule::Rule;
 use rules::{Average, ExactSoftPool, Largest, Maximum, Power, Softmax, Weighted};
 use tiles::Tiling;
@@ -161,13 +161,18 @@ fn logits() -> Softmax<true> {
 /// Planes have less than 2^32 cells.
 pub fn places<T: Poolable>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u32>> {
     let geometry = &settled(geometry);
-    let plan = Plan::forward(geometry);
     let pooling = Pooling {
         unit: 1,
-        ..pooling(Arch::best(), Largest, x.into(), geometry, plan)
+        ..pooling(
+            Arch::best(),
+            Largest,
+            x.into(),
+            geometry,
+            Direction::Forward,
+        )
     };
     let sizes = geometry.axes.map(|axis| axis.output);
-    let tiling = tiling(&x, geometry, sizes, plan);
+    let tiling = tiling(&x, geometry, sizes, pooling.plan);
     // SAFETY: `places` writes one for every window of its bands.
     let output = unsafe {
         tiling.run(false, |scratch, bands, [output, _]| {
@@ -183,10 +188,19 @@ fn pooling<'a, T: Poolable, R: Rule>(
     rule: R,
     input: Input<'a, T>,
     geometry: &'a Geometry,
-    plan: Plan,
+    direction: Direction,
 ) -> Pooling<'a, T> {
     let kernels = T::Compute::compile(arch, rule);
     let (x, z) = (input.x, input.logits.unwrap_or(input.x));
+    let unit = plan::unit(geometry, x.planes(), direction);
+    let plan = match direction {
+        Direction::Forward => Plan::forward(geometry),
+        Direction::Backward => Plan::backward(geometry),
+    };
+    let plan = Plan {
+        planes: plan.planes.next_multiple_of(unit),
+        ..plan
+    };
     Pooling {
         arch,
         traits: kernels.traits(),
@@ -195,11 +209,7 @@ fn pooling<'a, T: Poolable, R: Rule>(
         z,
         geometry,
         plan,
-        unit: if plan::is_small(geometry) {
-            plan::ABREAST
-        } else {
-            1
-        },
+        unit,
         turned: false,
     }
 }
@@ -240,15 +250,14 @@ fn pool<T: Poolable, R: Rule>(
     geometry: &Geometry,
 ) -> Result<Vec<T>> {
     let geometry = &settled(geometry);
-    let plan = Plan::forward(geometry);
-    let mut pooling = pooling(arch, rule, input, geometry, plan);
+    let mut pooling = pooling(arch, rule, input, geometry, Direction::Forward);
     if lie_abreast(&pooling) && plan::may_be_abreast(geometry) {
         pooling.unit = plan::ABREAST;
     }
     let sizes = geometry.axes.map(|axis| axis.output);
     let plan = match pooling.unit {
-        1 => plan,
-        _ => whole(plan, sizes),
+        1 => pooling.plan,
+        _ => whole(pooling.plan, sizes),
     };
     let tiling = tiling(&input.x, geometry, sizes, plan);
     // SAFETY: `forward` writes an output for every window of its bands.
@@ -268,11 +277,11 @@ fn differentiate<T: Poolable, R: Rule>(
     geometry: &Geometry,
 ) -> Result<Vec<T>> {
     let geometry = &settled(geometry);
-    let plan = Plan::backward(geometry);
     let mut backward = Backward {
-        pooling: pooling(arch, rule, input, geometry, plan),
+        pooling: pooling(arch, rule, input, geometry, Direction::Backward),
         grad,
     };
+    let plan = backward.pooling.plan;
     // Abreast, the gradients of so many planes would not stay in a cache.
     let [depth, _, width] = &geometry.axes;
     let turned = backward.pooling.unit == 1

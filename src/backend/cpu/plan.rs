@@ -55,6 +55,36 @@ pub fn is_small(geometry: &Geometry) -> bool {
     geometry.input_cells() <= SMALL_PLANE && geometry.axes[2].input <= SMALL_ROW
 }
 
+/// Cells of a plane whose rows are so short that they cost more than their vectors do, though they fill some.
+const SHORT_PLANE: usize = 1 << 10;
+const SHORT_ROW: usize = 32;
+
+/// The way to the outputs, or back to the gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Forward,
+    Backward,
+}
+
+/// How many planes of this geometry are pooled abreast, or 1, if there are so many.
+pub fn unit(geometry: &Geometry, planes: usize, direction: Direction) -> usize {
+    // Of 16 lanes no more than one in four idle.
+    let enough = 4 * planes >= 3 * planes.next_multiple_of(ABREAST);
+    match is_small(geometry) || enough && is_short(geometry, direction) {
+        true => ABREAST,
+        false => 1,
+    }
+}
+
+/// Whether planes of this geometry are sooner pooled abreast than one by one.
+fn is_short(geometry: &Geometry, direction: Direction) -> bool {
+    let [_, height, width] = &geometry.axes;
+    let short = geometry.input_cells() <= SHORT_PLANE && width.input <= SHORT_ROW;
+    // Forward, windows that slide down the rows are as quick one by one.
+    let slides = height.stride == 1 && direction == Direction::Forward;
+    short && width.kernel > width.stride && !slides && may_be_abreast(geometry)
+}
+
 /// Whether planes of this geometry may be pooled abreast with the bits that they have one by one.
 pub fn may_be_abreast(geometry: &Geometry) -> bool {
     geometry.axes[0].input == 1 && Step::of(&geometry.axes[2]).in_vectors()

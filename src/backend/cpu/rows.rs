@@ -3,7 +3,7 @@
 //! All lines of a band are taken as one: the windows between two lines are made as well, and nobody looks at them.
 
 use super::aligned::Aligned;
-use super::plan::{is_ranged, Span, Step, SPLIT};
+use super::plan::{is_ranged, Span, Step, ABREAST, SPLIT};
 use super::rule::Join;
 use super::vector::{InstructionSet, Kernel, Real, Single, Vector, MOST_LANES};
 use std::marker::PhantomData;
@@ -44,7 +44,7 @@ impl<C> Rows<'_, C> {
         let lanes = across.lanes();
         Ends {
             made: self.lines * lanes,
-            seen: (self.lines - 1) * lanes + across.windows.len(),
+            seen: (self.lines - 1) * lanes + across.windows.len() * across.unit,
         }
     }
 }
@@ -81,7 +81,16 @@ pub struct Along<'a, C, J, E> {
 impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
     /// As many whole vectors as it takes.
     #[inline(always)]
-    pub fn run<V: Vector<Real = C>>(mut self) -> E {
+    pub fn run<V: Vector<Real = C>>(self) -> E {
+        match self.rows.across.unit {
+            1 => self.run_of::<V, 1>(),
+            _ => self.run_of::<V, ABREAST>(),
+        }
+    }
+
+    /// That of `UNIT` planes abreast: it is known, since a loop must not ask.
+    #[inline(always)]
+    fn run_of<V: Vector<Real = C>, const UNIT: usize>(mut self) -> E {
         let ends = self.rows.ends();
         let Step::Groups {
             stride,
@@ -92,11 +101,11 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
             return self.ending;
         };
         match (stride, whole) {
-            (1, _) => self.shifted::<V>(ends, whole),
-            (2, 0 | 1) => self.in_registers::<V, 2>(ends, whole, rest),
-            (3, 0 | 1) => self.in_registers::<V, 3>(ends, whole, rest),
-            (2, _) => self.by_groups::<V, 2>(ends, whole, rest),
-            (3, _) => self.by_groups::<V, 3>(ends, whole, rest),
+            (1, _) => self.shifted::<V, UNIT>(ends, whole),
+            (2, 0 | 1) => self.in_registers::<V, 2, UNIT>(ends, whole, rest),
+            (3, 0 | 1) => self.in_registers::<V, 3, UNIT>(ends, whole, rest),
+            (2, _) => self.by_groups::<V, 2, UNIT>(ends, whole, rest),
+            (3, _) => self.by_groups::<V, 3, UNIT>(ends, whole, rest),
             _ => {}
         }
         self.ending
@@ -104,27 +113,27 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
 
     /// Windows of so many cells side by side, with stride one.
     #[inline(always)]
-    fn shifted<V: Vector<Real = C>>(&mut self, ends: Ends, count: usize) {
+    fn shifted<V: Vector<Real = C>, const UNIT: usize>(&mut self, ends: Ends, count: usize) {
         let mut at = 0;
         while at + 2 * V::LANES <= ends.made {
-            self.take_shifted::<V, 2>(at, ends, count);
+            self.take_shifted::<V, UNIT, 2>(at, ends, count);
             at += 2 * V::LANES;
         }
         while at < ends.made {
-            self.take_shifted::<V, 1>(at, ends, count);
+            self.take_shifted::<V, UNIT, 1>(at, ends, count);
             at += V::LANES;
         }
     }
 
     /// So many vectors of them.
     #[inline(always)]
-    fn take_shifted<V: Vector<Real = C>, const N: usize>(
+    fn take_shifted<V: Vector<Real = C>, const UNIT: usize, const N: usize>(
         &mut self,
         at: usize,
         ends: Ends,
         count: usize,
     ) {
-        let sums = shifted::<V, J, N>(self.rows.sums, at, count);
+        let sums = shifted::<V, J, UNIT, N>(self.rows.sums, at, count);
         for (i, sums) in sums.into_iter().enumerate() {
             let at = at + i * V::LANES;
             self.ending.take(at, sums, ends.seen_from(at));
@@ -133,19 +142,19 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
 
     /// Windows of at most one group of `S` cells and some of the next.
     #[inline(always)]
-    fn in_registers<V: Vector<Real = C>, const S: usize>(
+    fn in_registers<V: Vector<Real = C>, const S: usize, const UNIT: usize>(
         &mut self,
         ends: Ends,
         whole: usize,
         rest: usize,
     ) {
         for at in (0..ends.made).step_by(V::LANES) {
-            let these = phases::<V, S>(self.rows.sums, at * S);
+            let these = phases::<V, S, UNIT>(self.rows.sums, at);
             let sums = match (whole, rest) {
                 (0, _) => first::<V, J, S>(these, rest),
                 (_, 0) => first::<V, J, S>(these, S),
                 _ => {
-                    let next = phases::<V, S>(self.rows.sums, (at + 1) * S);
+                    let next = phases::<V, S, UNIT>(self.rows.sums, at + UNIT);
                     J::join(first::<V, J, S>(these, S), first::<V, J, S>(next, rest))
                 }
             };
@@ -155,7 +164,7 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
 
     /// Windows of several groups, each of which is summed once.
     #[inline(always)]
-    fn by_groups<V: Vector<Real = C>, const S: usize>(
+    fn by_groups<V: Vector<Real = C>, const S: usize, const UNIT: usize>(
         &mut self,
         ends: Ends,
         whole: usize,
@@ -168,11 +177,12 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
             ..
         } = &mut self.rows;
         let axis = &across.axis;
-        let count = ends.made + axis.kernel.min(2 * axis.input) / S + 2 * V::LANES + 1;
+        let of_window = axis.kernel.min(2 * axis.input) / S + 1;
+        let count = ends.made + of_window * UNIT + 2 * V::LANES;
         groups.grow(count + V::LANES);
         let count = count.min(sums[0].len() / S) / V::LANES * V::LANES;
         for at in (0..count).step_by(V::LANES) {
-            let these = phases::<V, S>(*sums, at * S);
+            let these = phases::<V, S, UNIT>(*sums, at);
             let (all, part) = (first::<V, J, S>(these, S), first::<V, J, S>(these, rest));
             for i in 0..2 {
                 all[i].store(&mut groups.whole[i][at..]);
@@ -180,23 +190,38 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
             }
         }
         for at in (0..ends.made).step_by(V::LANES) {
-            let sums = self.rows.groups.windows::<V, J>(at, whole, rest);
+            let sums = self.rows.groups.windows::<V, J, UNIT>(at, whole, rest);
             self.ending.take(at, sums, ends.seen_from(at));
         }
     }
 }
 
-/// The first cells of a vector of groups, the second ones, and so on.
+/// Where the first of `S` cells is for a sum of theirs, if planes lie abreast.
 #[inline(always)]
-fn phases<V: Vector, const S: usize>(sums: [&[V::Real]; 2], at: usize) -> [[V; S]; 2] {
+pub fn first_abreast<const S: usize>(at: usize) -> usize {
+    at / ABREAST * ABREAST * S + at % ABREAST
+}
+
+/// The first cells of a vector of groups, the second ones, and so on. Where planes lie abreast, so do their groups.
+#[inline(always)]
+fn phases<V: Vector, const S: usize, const UNIT: usize>(
+    sums: [&[V::Real]; 2],
+    at: usize,
+) -> [[V; S]; 2] {
+    let (first, step) = match UNIT {
+        1 => (at * S, V::LANES),
+        _ => (first_abreast::<S>(at), UNIT),
+    };
     // Loops, since closures are not compiled for the instruction set.
     let mut phases = [[V::zero(); S]; 2];
     for (phases, sums) in phases.iter_mut().zip(sums) {
-        let sums = &sums[at..at + S * V::LANES];
+        let sums = &sums[first..first + (S - 1) * step + V::LANES];
         for i in 0..S {
-            phases[i] = V::load(&sums[i * V::LANES..]);
+            phases[i] = V::load(&sums[i * step..]);
         }
-        *phases = V::split(*phases);
+        if UNIT == 1 {
+            *phases = V::split(*phases);
+        }
     }
     phases
 }
@@ -210,7 +235,7 @@ impl<C: Real> Groups<C> {
 
     /// The sums of a vector of windows, from those of their groups.
     #[inline(always)]
-    fn windows<V: Vector<Real = C>, J: Join>(
+    fn windows<V: Vector<Real = C>, J: Join, const UNIT: usize>(
         &self,
         at: usize,
         whole: usize,
@@ -220,10 +245,10 @@ impl<C: Real> Groups<C> {
         let of_rests = [&self.rest[0][..], &self.rest[1][..]];
         match (whole, rest) {
             (0, _) => load(of_rests, at),
-            (_, 0) => shifted::<V, J, 1>(of_groups, at, whole)[0],
+            (_, 0) => shifted::<V, J, UNIT, 1>(of_groups, at, whole)[0],
             _ => J::join(
-                shifted::<V, J, 1>(of_groups, at, whole)[0],
-                load(of_rests, at + whole),
+                shifted::<V, J, UNIT, 1>(of_groups, at, whole)[0],
+                load(of_rests, at + whole * UNIT),
             ),
         }
     }
@@ -341,7 +366,7 @@ impl<C: Real, J: Join> ApartBy<'_, C, J> {
             }
         }
         for at in (0..windows).step_by(V::LANES) {
-            let sums: [V; 2] = self.0.rows.groups.windows::<V, J>(at, whole, rest);
+            let sums: [V; 2] = self.0.rows.groups.windows::<V, J, 1>(at, whole, rest);
             sums[0].store(&mut self.0.to[0][at..]);
             sums[1].store(&mut self.0.to[1][at..]);
         }
@@ -421,18 +446,20 @@ impl<C: Real> Abreast<'_, C> {
 
 /// The sums of `count` cells side by side, from each of `N` vectors of cells on.
 #[inline(always)]
-fn shifted<V: Vector, J: Join, const N: usize>(
+fn shifted<V: Vector, J: Join, const UNIT: usize, const N: usize>(
     [a, b]: [&[V::Real]; 2],
     at: usize,
     count: usize,
 ) -> [[V; 2]; N] {
-    let reach = at..at + count - 1 + N * V::LANES;
+    let last = (count - 1) * UNIT;
+    let reach = at..at + last + N * V::LANES;
     let (a, b) = (&a[reach.clone()], &b[reach]);
     let mut all = [[V::zero(); 2]; N];
     for (i, sums) in all.iter_mut().enumerate() {
         *sums = load([a, b], i * V::LANES);
     }
-    for first in 1..count {
+    for cell in 1..count {
+        let first = cell * UNIT;
         for (i, sums) in all.iter_mut().enumerate() {
             let cells = first + i * V::LANES..first + (i + 1) * V::LANES;
             // SAFETY: the last of them are the last of these.

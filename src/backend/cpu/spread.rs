@@ -2,7 +2,8 @@
 
 use super::aligned::Aligned;
 use super::columns::{kept_pitch, Shifts};
-use super::plan::{is_ranged, Span, Step, FEW_TERMS, SPLIT, SPREAD_SUMS};
+use super::plan::{is_ranged, Span, Step, ABREAST, FEW_TERMS, SPLIT, SPREAD_SUMS};
+use super::rows::first_abreast;
 use super::rule::{Cell, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::{Area, Patch};
@@ -16,8 +17,8 @@ pub struct Spread<'a, C> {
     pub terms: &'a [C],
 }
 
-/// Zeros before the first line of terms, which vectors reach back to.
-pub const MARGIN: usize = MOST_LANES;
+/// Zeros before the first line of terms, which vectors reach back to where few windows have a cell.
+pub const MARGIN: usize = (FEW_TERMS - 1) * ABREAST;
 
 /// The sums of some rows of cells, and the space to make them in.
 #[derive(Default)]
@@ -271,6 +272,7 @@ impl<C: Real> Spread<'_, C> {
             terms: &self.terms[run.lines.start * lanes..],
             margin: MARGIN,
             step: lanes,
+            unit: self.across.unit,
             count: run.lines.len(),
             sums: run.rows * lanes,
         };
@@ -283,7 +285,7 @@ impl<C: Real> Spread<'_, C> {
         {
             // A row between windows has no line, but vectors would still reach back.
             let few = lines.count.max(1).saturating_mul(whole + 1) <= FEW_TERMS;
-            if few && self.across.unit == 1 && stride <= SPLIT {
+            if few && stride <= SPLIT {
                 let cells = &mut spreading.cells[run.start..];
                 return lines.along::<V>([stride, whole, rest], cells);
             }
@@ -298,7 +300,9 @@ impl<C: Real> Spread<'_, C> {
             ..lines
         };
         match step {
-            step if self.across.unit > 1 => self.along_abreast::<V>(step, line, cells),
+            step if self.across.unit > 1 && !step.in_vectors() => {
+                self.along_abreast::<V>(step, line, cells);
+            }
             Step::Groups {
                 stride,
                 whole,
@@ -414,6 +418,8 @@ struct Lines<'a, C> {
     margin: usize,
     /// From a line to the next.
     step: usize,
+    /// Planes abreast.
+    unit: usize,
     count: usize,
     /// Sums that are made of them.
     sums: usize,
@@ -449,56 +455,72 @@ impl<C: Real> Lines<'_, C> {
     /// The cells from `rest` on have `whole` windows, those before one more.
     #[inline(always)]
     fn along<V: Vector<Real = C>>(self, [stride, whole, rest]: [usize; 3], cells: &mut [C]) {
-        match stride {
-            1 => self.in_vectors::<V, 1>([whole, rest], cells),
-            2 => self.in_vectors::<V, 2>([whole, rest], cells),
-            3 => self.in_vectors::<V, 3>([whole, rest], cells),
+        match (stride, self.unit) {
+            (1, 1) => self.in_vectors::<V, 1, 1>([whole, rest], cells),
+            (2, 1) => self.in_vectors::<V, 2, 1>([whole, rest], cells),
+            (3, 1) => self.in_vectors::<V, 3, 1>([whole, rest], cells),
+            (1, _) => self.in_vectors::<V, 1, ABREAST>([whole, rest], cells),
+            (2, _) => self.in_vectors::<V, 2, ABREAST>([whole, rest], cells),
+            (3, _) => self.in_vectors::<V, 3, ABREAST>([whole, rest], cells),
             _ => self.one_by_one([stride, whole, rest], cells),
         }
     }
 
     /// Most rows have few windows, and loops of one or two turns cost more than they do.
     #[inline(always)]
-    fn in_vectors<V: Vector<Real = C>, const S: usize>(
+    fn in_vectors<V: Vector<Real = C>, const S: usize, const UNIT: usize>(
         self,
         [whole, rest]: [usize; 2],
         cells: &mut [C],
     ) {
         match (self.count, whole) {
-            (1, 1) => self.groups::<V, S, 1, 1>(whole, rest, cells),
-            (2, 1) => self.groups::<V, S, 2, 1>(whole, rest, cells),
-            (1, 2) => self.groups::<V, S, 1, 2>(whole, rest, cells),
-            (2, 2) => self.groups::<V, S, 2, 2>(whole, rest, cells),
-            (1, 3) => self.groups::<V, S, 1, 3>(whole, rest, cells),
-            _ => self.groups::<V, S, UNKNOWN, UNKNOWN>(whole, rest, cells),
+            (1, 1) => self.groups::<V, S, UNIT, 1, 1>(whole, rest, cells),
+            (2, 1) => self.groups::<V, S, UNIT, 2, 1>(whole, rest, cells),
+            (1, 2) => self.groups::<V, S, UNIT, 1, 2>(whole, rest, cells),
+            (2, 2) => self.groups::<V, S, UNIT, 2, 2>(whole, rest, cells),
+            (1, 3) => self.groups::<V, S, UNIT, 1, 3>(whole, rest, cells),
+            _ => self.groups::<V, S, UNIT, UNKNOWN, UNKNOWN>(whole, rest, cells),
         }
     }
 
     /// A vector of groups of `S` cells at a time.
     #[inline(always)]
-    fn groups<V: Vector<Real = C>, const S: usize, const LINES: usize, const WHOLE: usize>(
+    fn groups<
+        V: Vector<Real = C>,
+        const S: usize,
+        const UNIT: usize,
+        const LINES: usize,
+        const WHOLE: usize,
+    >(
         self,
         whole: usize,
         rest: usize,
         cells: &mut [C],
     ) {
         let whole = known::<WHOLE>(whole);
-        self.assert_inside(whole, V::LANES);
+        self.assert_inside(whole * UNIT, V::LANES);
         for group in (0..self.sums).step_by(V::LANES) {
             let at = self.margin + group;
             let mut of_all = V::zero();
             for back in 0..whole {
                 // SAFETY: asserted above.
-                of_all = of_all.add(unsafe { self.sum::<V, LINES>(at - back) });
+                of_all = of_all.add(unsafe { self.sum::<V, LINES>(at - back * UNIT) });
             }
             let mut of_first = of_all;
             if rest > 0 {
                 // SAFETY: asserted above.
-                of_first = of_all.add(unsafe { self.sum::<V, LINES>(at - whole) });
+                of_first = of_all.add(unsafe { self.sum::<V, LINES>(at - whole * UNIT) });
             }
             let mut phases = [of_all; S];
             for phase in phases.iter_mut().take(rest) {
                 *phase = of_first;
+            }
+            if UNIT > 1 {
+                let first = first_abreast::<S>(group);
+                for (i, phase) in phases.into_iter().enumerate() {
+                    phase.store(&mut cells[first + i * UNIT..]);
+                }
+                continue;
             }
             let cells = &mut cells[group * S..(group + V::LANES) * S];
             for (i, interleaved) in V::interleave(phases).into_iter().enumerate() {

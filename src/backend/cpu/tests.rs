@@ -42,7 +42,7 @@ const METHODS: [Method; 9] = [
 /// Kernel, stride and padding, and the shape of an input: planes, then depth, height and width.
 type Sliding = ([usize; 3], [usize; 3], [usize; 3], [usize; 4]);
 
-const SLIDING: [Sliding; 16] = [
+const SLIDING: [Sliding; 19] = [
     ([1, 2, 2], [1, 2, 2], [0; 3], [3, 1, 14, 38]),
     ([1, 3, 3], [1, 2, 2], [0, 1, 1], [2, 1, 41, 64]),
     ([1, 3, 3], [1, 1, 1], [0, 1, 1], [2, 1, 9, 35]),
@@ -61,6 +61,10 @@ const SLIDING: [Sliding; 16] = [
     // Rows shorter than two vectors, in several depths.
     ([2, 2, 2], [2, 2, 2], [0; 3], [2, 4, 18, 16]),
     ([3, 3, 3], [1, 2, 1], [1, 1, 1], [1, 5, 6, 17]),
+    // So many planes of short rows that they are pooled abreast, with lanes that idle.
+    ([1, 3, 3], [1, 2, 2], [0, 1, 1], [13, 1, 20, 24]),
+    ([1, 2, 2], [1, 1, 1], [0; 3], [13, 1, 9, 20]),
+    ([1, 7, 7], [1, 3, 3], [0; 3], [13, 1, 13, 30]),
 ];
 
 const ADAPTIVE: [([usize; 3], [usize; 4]); 3] = [
@@ -149,12 +153,8 @@ fn definition<T: Poolable>(
         geometry: &Geometry,
     ) -> (Vec<f64>, [Vec<f64>; 2]) {
         let cells = input.x.planes() * geometry.input_cells();
-        let plan = Plan::forward(geometry);
-        defined(
-            &pooling(Arch::Portable, rule, input, geometry, plan),
-            grad,
-            cells,
-        )
+        let pooling = pooling(Arch::Portable, rule, input, geometry, Direction::Forward);
+        defined(&pooling, grad, cells)
     }
     match method {
         Method::SoftPool(weighting) => match gradient {
@@ -185,13 +185,9 @@ fn definition<T: Poolable>(
 }
 
 /// How the first band of contiguous planes is summed.
-fn way(geometry: &Geometry) -> Way {
+fn way(geometry: &Geometry, planes: usize) -> Way {
     let ([depth, height, width], plan) = (geometry.axes, Plan::forward(geometry));
-    let unit = if plan::is_small(geometry) {
-        plan::ABREAST
-    } else {
-        1
-    };
+    let unit = plan::unit(geometry, planes, Direction::Forward);
     let across = Span::new(&width, 0..plan.columns).times(unit);
     let rows = Span::new(&height, 0..plan.rows);
     Way::of(depth.window(0).len(), &rows, &across)
@@ -202,7 +198,7 @@ fn way(geometry: &Geometry) -> Way {
 fn the_windows_of_these_tests_are_summed_in_every_way() {
     let mut ways: Vec<Way> = geometries()
         .iter()
-        .map(|(geometry, _)| way(geometry))
+        .map(|(geometry, shape)| way(geometry, shape[0]))
         .collect();
     ways.sort();
     ways.dedup();
@@ -253,6 +249,40 @@ fn planes_abreast_have_the_bits_of_planes_alone() {
             let (alone, together) = (of(&x, &contiguous), of(&abreast, &last));
             let bits = |ys: &[f32]| -> Vec<u32> { ys.iter().map(|y| y.to_bits()).collect() };
             assert_eq!(bits(&alone), bits(&together), "{method:?}, {geometry:?}");
+        }
+    }
+}
+
+/// Whether planes are pooled abreast depends on how many there are: the bits must not.
+#[test]
+fn a_plane_among_others_has_the_bits_that_it_has_alone() {
+    for (geometry, shape) in geometries() {
+        let [cells, outputs] = [geometry.input_cells(), geometry.output_cells()];
+        let x = values::<f32>(1, plan::ABREAST * cells);
+        let g = values::<f32>(2, plan::ABREAST * outputs);
+        let [d, h, w] = geometry.axes.map(|axis| axis.output);
+        for method in METHODS {
+            let of = |planes: usize, first: usize| {
+                let layout = Layout::contiguous((planes, shape[1], shape[2], shape[3]));
+                let x = View::new(&x[first * cells..], &layout, 3);
+                let layout = Layout::contiguous((planes, d, h, w));
+                let g = View::new(&g[first * outputs..], &layout, 3);
+                let logits = (method == Method::Logits).then_some(x);
+                let input = Input { x, logits };
+                let ys = forward(input, &geometry, method).unwrap();
+                let dx = backward(input, g, &geometry, method, Gradient::Exact).unwrap();
+                (ys, dx)
+            };
+            let (ys, dx) = of(plan::ABREAST, 0);
+            for plane in [0, 7, plan::ABREAST - 1] {
+                let (y, d) = of(1, plane);
+                let bits = |ys: &[f32]| -> Vec<u32> { ys.iter().map(|y| y.to_bits()).collect() };
+                let what = format!("plane {plane}, {method:?}, {geometry:?}");
+                let of_plane = plane * outputs..(plane + 1) * outputs;
+                assert_eq!(bits(&ys[of_plane]), bits(&y), "{what}");
+                let of_plane = plane * cells..(plane + 1) * cells;
+                assert_eq!(bits(&dx[of_plane]), bits(&d[..cells]), "{what}");
+            }
         }
     }
 }
@@ -328,7 +358,7 @@ fn compare_at<T: Poolable>(
         for gradient in [Gradient::Paper, Gradient::Exact] {
             let (ys, [dx, dz]) = definition(input, grad, geometry, method, gradient);
             for arch in Arch::available() {
-                let way = way(geometry);
+                let way = way(geometry, shape[0]);
                 let what = format!("{arch:?}, {method:?}, {gradient:?}, {way:?}, {geometry:?}");
                 let found = forward_on(arch, input, geometry, method).unwrap();
                 assert_near(&what, &found, &ys, tolerance);
@@ -350,7 +380,7 @@ proptest! {
     /// Rows of all lengths, in one to four depths: where vectors end, others begin.
     #[test]
     fn any_windows_agree_with_their_definition(
-        planes in 1usize..3, depth in 1usize..5, height in 1usize..30, width in 1usize..70,
+        planes in prop::sample::select(&[1usize, 2, 13][..]), depth in 1usize..5, height in 1usize..30, width in 1usize..70,
         kernel in prop::array::uniform3(1usize..6), stride in prop::array::uniform3(1usize..5),
         two_wide: bool, padded: bool, ceil_mode: bool, method in prop::sample::select(&METHODS[..]),
     ) {

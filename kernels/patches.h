@@ -140,10 +140,9 @@ DEVICE void add(PRIVATE Column<C>& column, C e, C v, bool first) {
     column.sum = first ? e * v : fma(e, v, column.sum);
 }
 
-template <typename C, int N>
-DEVICE Column<C> sum_of_three(PRIVATE const Column<C> (&columns)[N], int first) {
-    const Column<C> a = columns[first], b = columns[first + 1], c = columns[first + 2];
-    return {a.total + b.total + c.total, a.sum + b.sum + c.sum};
+template <typename C>
+DEVICE Column<C> sum_of_two(Column<C> a, Column<C> b) {
+    return {a.total + b.total, a.sum + b.sum};
 }
 
 // Of the window of H rows from `row` on and W columns from `column` on, about its own peak; its cells in row-major order.
@@ -171,9 +170,10 @@ struct Line {
 };
 
 template <typename C>
-DEVICE Line<C> line_of(C total, C below, C grad, CONSTANT Params& p) {
+DEVICE Line<C> line_of(C total, C below, C grad, bool exact, CONSTANT Params& p) {
     const C inverse = reciprocal(total), share = grad * inverse;
-    const C slope = p.exact ? temperature(p, C()).rate * share : C(0);
+    if (!exact) return {share, C(0)};
+    const C slope = temperature(p, C()).rate * share;
     return {fma(-slope, below * inverse, share), slope};
 }
 
@@ -261,46 +261,82 @@ DEVICE void forward_2x2x2(Buffers<T> of, CONSTANT Params& p, Turn turn) {
     forward_squares<2, T, I>(of, p, turn);
 }
 
-// P is the padding of the columns.
+// A row of windows, each about its own peak: where not all hold about the shift that they share. Their cells are read again,
+// which happens seldom: keeping them would take too many registers.
+template <int P, typename T, typename I>
+DEVICE void forward_anew(Buffers<T> of, Rows<T, I> rows, Position<I> at, CONSTANT Params& p) {
+    using C = Compute<T>;
+    constexpr int V = SIDE_BY_SIDE(T), W = 2 * V + 1;
+    const I windows = left_of(at.column, I(p.axes[2].output)), row = 2 * at.row - I(p.axes[1].padding);
+    C s[3][W];
+    const bool whole = load<P, 1 - P, 3>(s, 0, rows, row, 2 * at.column, beyond<T>(p));
+    mirror(s, p);
+    bool all_hold = true;
+    T ys[V];
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        Weighed<C> cells[9];
+        const Sums<C> sums = sums_of_window<3, 3>(cells, s, 0, 2 * j, temperature(p, C()));
+        all_hold = (settle(ys[j], sums, whole, p) || I(j) >= windows) && all_hold;
+    }
+    store_outputs(of, at, ys, all_hold, p);
+}
+
+// P is the padding of the columns. The item is two rows of V windows.
 template <int P, typename T, typename I>
 DEVICE void forward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
     using C = Compute<T>;
     constexpr int V = SIDE_BY_SIDE(T), W = 2 * V + 1;
     CONSTANT Temperature<C>& t = temperature(p, C());
     Position<I> at = position(item, p);
+    at.row *= 2;
     at.column *= V;
-    const I windows = left_of(at.column, I(p.axes[2].output));
-    C s[3][W];
-    const I row = 2 * at.row - I(p.axes[1].padding);
-    const bool whole = load<P, 1 - P, 3>(s, 0, input_rows(of.input, at, p), row, 2 * at.column, beyond<T>(p));
+    const I windows = left_of(at.column, I(p.axes[2].output)), lines = left_of(at.row, I(p.axes[1].output));
+    const Rows<T, I> rows = input_rows(of.input, at, p);
+    C s[5][W];
+    const bool whole = load<P, 1 - P, 5>(s, 0, rows, 2 * at.row - I(p.axes[1].padding), 2 * at.column, beyond<T>(p));
     mirror(s, p);
-    const C shift = peak_of(s);
-    Column<C> columns[W];
+    const C shift = peak_of(s), enough = least_total<C>(false);
+    C ys[2][V], all = C(0), lowest = enough;
+    Column<C> open[2];
 #pragma unroll
     for (int c = 0; c < W; c++) {
+        Column<C> columns[2];
 #pragma unroll
-        for (int r = 0; r < 3; r++) add(columns[c], weigh(s[r][c], shift, t).e, s[r][c], r == 0);
-    }
-    bool all_hold = whole || clears<T>(shift, p);
-    T ys[V];
+        for (int r = 0; r < 5; r++) {
+            const C e = weigh(s[r][c], shift, t).e;
+            if (r <= 2) add(columns[0], e, s[r][c], r == 0);
+            if (r >= 2) add(columns[1], e, s[r][c], r == 2);
+        }
 #pragma unroll
-    for (int j = 0; j < V; j++) {
-        // The mean of s, not of its distance to the shift, which may be much larger.
-        const Column<C> all = sum_of_three(columns, 2 * j);
-        const C y = all.sum * reciprocal(all.total);
-        ys[j] = Element<T>::narrow(t.sign * y);
-        all_hold = all_hold && (I(j) >= windows || (all.total >= least_total<C>(false) && is_finite(y)));
-    }
-    if (!all_hold) {
-        all_hold = true;
-#pragma unroll
-        for (int j = 0; j < V; j++) {
-            Weighed<C> cells[9];
-            const Sums<C> sums = sums_of_window<3, 3>(cells, s, 0, 2 * j, t);
-            all_hold = (settle(ys[j], sums, whole, p) || I(j) >= windows) && all_hold;
+        for (int i = 0; i < 2; i++) {
+            if (c > 0) open[i] = sum_of_two(open[i], columns[i]);
+            if (c > 0 && c % 2 == 0) {
+                const int j = c / 2 - 1;
+                // The mean of s, not of its distance to the shift, which may be much larger.
+                ys[i][j] = open[i].sum * reciprocal(fmax(open[i].total, enough));
+                // Windows beyond the others may have no cell.
+                lowest = fmin(lowest, I(j) < windows && I(i) < lines ? open[i].total : enough);
+                all += ys[i][j];
+            }
+            if (c % 2 == 0) open[i] = columns[i];
         }
     }
-    store_outputs(of, at, ys, all_hold, p);
+    mirror(ys, p);
+    const bool all_hold = lowest >= enough && is_finite(all) && (whole || clears<T>(shift, p));
+    if (all_hold) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            if (I(i) >= lines) continue;
+            T cells[V];
+#pragma unroll
+            for (int j = 0; j < V; j++) cells[j] = Element<T>::narrow(ys[i][j]);
+            store(of.output + output_index(at, p) + I(i) * I(p.axes[2].output), cells, windows, p.output_vectors);
+        }
+    } else {
+#pragma unroll 1
+        for (I i = 0; i < least(I(2), lines); i++, at.row++) forward_anew<P>(of, rows, at, p);
+    }
 }
 
 template <typename T, typename I>
@@ -331,6 +367,20 @@ DEVICE Compute<T> gathered(Buffers<T> of, Position<I> at, CONSTANT Params& p) {
                 dx += SoftPool::passed(passing_of<SoftPool, 1>(of, cells, window, alone(), p), x, x, 0, p);
             }
     return dx;
+}
+
+// Rows of gradients, from a cell on.
+template <typename T, int R, int N, typename I>
+DEVICE void store_rows(Buffers<T> of, Position<I> at, PRIVATE const Compute<T> (&dx)[R][N], CONSTANT Params& p) {
+    const I left = left_of(at.column, I(p.axes[2].input));
+#pragma unroll
+    for (int r = 0; r < R; r++, at.row++) {
+        if (at.row >= I(p.axes[1].input)) continue;
+        T cells[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) cells[i] = Element<T>::narrow(dx[r][i]);
+        store(of.output + input_index(at, p), cells, left, p.output_vectors);
+    }
 }
 
 // Rows of gradients, from a cell on, two of a plane; where one is not finite, all as any windows' are.
@@ -384,7 +434,7 @@ DEVICE void backward_squares(Buffers<T> of, CONSTANT Params& p, Turn turn) {
         for (int j = 0; j < V; j++) {
             Weighed<C> cells[4 * D];
             const Sums<C> sums = sums_of_window<2 * D, 2>(cells, s, 0, 2 * j, temperature(p, C()));
-            const Line<C> line = line_of(sums.total, sums.below, g[0][j], p);
+            const Line<C> line = line_of(sums.total, sums.below, g[0][j], p.exact, p);
             // Where there is no window, g is 0.
             all_hold = all_hold && (whole || g[0][j] == C(0) || clears<T>(sums.peak, p));
 #pragma unroll
@@ -404,8 +454,7 @@ DEVICE void backward_2x2x2(Buffers<T> of, CONSTANT Params& p, Turn turn) {
     backward_squares<2, T, I>(of, p, turn);
 }
 
-// The same gradients as below, of windows each about its own peak: where not all hold about the one that they share.
-// Their cells are read again, which happens seldom: keeping them would take too many registers.
+// Gradients of two rows of cells, of windows each about its own peak, as above.
 template <int L, int P, typename T, int N, typename I>
 DEVICE bool pass_anew(PRIVATE Compute<T> (&dx)[2][N], Buffers<T> of, Rows<T, I> rows, Position<I> from, Position<I> at,
                       CONSTANT Params& p) {
@@ -432,7 +481,7 @@ DEVICE bool pass_anew(PRIVATE Compute<T> (&dx)[2][N], Buffers<T> of, Rows<T, I> 
             mirror(s, p);
             Weighed<C> cells[9];
             const Sums<C> sums = sums_of_window<3, 3>(cells, s, 0, 0, temperature(p, C()));
-            const Line<C> line = line_of(sums.total, sums.below, widen(of.grad[offset(p.grad, window, p)]), p);
+            const Line<C> line = line_of(sums.total, sums.below, widen(of.grad[offset(p.grad, window, p)]), p.exact, p);
             // What is not finite may show in cells of other threads alone.
             all_hold = all_hold && is_finite(line.level) && (whole || clears<T>(sums.peak, p));
 #pragma unroll
@@ -444,66 +493,87 @@ DEVICE bool pass_anew(PRIVATE Compute<T> (&dx)[2][N], Buffers<T> of, Rows<T, I> 
     return all_hold;
 }
 
-// P is the padding of the columns. The item is two rows of 2 V cells; two rows of V + 1 windows have them.
-template <int P, typename T, typename I>
-DEVICE void backward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
+// Rows of cells that a thread has; for more of f64 there are not registers enough.
+#define ROWS(T) (sizeof(T) < 8 ? 4 : 2)
+
+// Their gradients about one shift, and whether all windows hold about it. P is the padding of the columns. Two rows of cells
+// have one row of windows more, and 2 V cells of a row V + 1 windows.
+template <int P, bool EXACT, typename T, int R, int N, typename I>
+DEVICE bool pass_together(PRIVATE Compute<T> (&dx)[R][N], Buffers<T> of, Rows<T, I> rows, Position<I> from,
+                          Position<I> at, CONSTANT Params& p) {
     using C = Compute<T>;
-    constexpr int V = SIDE_BY_SIDE(T), W = 2 * V + 3, L = 2 - P;
+    constexpr int V = N / 2, W = N + 3, L = 2 - P, H = R / 2 + 1;
     CONSTANT Temperature<C>& t = temperature(p, C());
-    Position<I> at = position(item, p);
-    at.column *= V;
-    const Position<I> from = {at.plane, at.depth, 2 * at.row - I(p.axes[1].padding), 2 * at.column};
-    C s[5][W], g[2][V + 1];
-    const Rows<T, I> rows = input_rows(of.input, at, p);
-    const bool whole = load<L, 1 + P, 5>(s, 0, rows, from.row - 2, from.column, beyond<T>(p));
+    C s[R + 3][W], g[H][V + 1];
+    const bool whole = load<L, 1 + P, R + 3>(s, 0, rows, from.row - 2, from.column, beyond<T>(p));
     mirror(s, p);
-    // On their way while cells are weighed, unless f64 needs the registers.
-    constexpr bool early = sizeof(T) < 8;
-    if (early) load<1 - P, P, 2>(g, 0, grad_rows(of.grad, at, p), at.row - 1, at.column, C(0));
-    const C shift = peak_of(s);
-    Column<C> columns[2][W];
-    Weighed<C> cells[2][2 * V];
+    load<1 - P, P, H>(g, 0, grad_rows(of.grad, at, p), at.row - 1, at.column, C(0));
+    const C shift = peak_of(s), enough = least_total<C>(EXACT);
+    // Window by window, so that few sums need registers at once.
+    Weighed<C> cells[R + 3][W];
+    Column<C> open[H];
+    Line<C> lines[H][V + 1];
+    C totals = C(0), levels = C(0), lowest = enough;
 #pragma unroll
     for (int c = 0; c < W; c++) {
 #pragma unroll
-        for (int r = 0; r < 5; r++) {
-            const Weighed<C> cell = weigh(s[r][c], shift, t);
-            if (r <= 2) add(columns[0][c], cell.e, cell.d, r == 0);
-            if (r >= 2) add(columns[1][c], cell.e, cell.d, r == 2);
-            if ((r == 2 || r == 3) && c >= L && c < L + 2 * V) cells[r - 2][c - L] = cell;
-        }
-    }
-    if (!early) load<1 - P, P, 2>(g, 0, grad_rows(of.grad, at, p), at.row - 1, at.column, C(0));
-    Line<C> lines[2][V + 1];
-    const C least = least_total<C>(p.exact);
-    bool all_hold = whole || clears<T>(shift, p);
-    C levels = C(0);
+        for (int r = 0; r < R + 3; r++) cells[r][c] = weigh(s[r][c], shift, t);
 #pragma unroll
-    for (int i = 0; i < 2; i++)
+        for (int i = 0; i < H; i++) {
+            Column<C> column, all;
 #pragma unroll
-        for (int j = 0; j <= V; j++) {
-            const Column<C> all = sum_of_three(columns[i], 2 * j);
+            for (int r = 0; r < 3; r++) add(column, cells[2 * i + r][c].e, cells[2 * i + r][c].d, r == 0);
+            all = c > 0 ? sum_of_two(open[i], column) : column;
+            open[i] = c % 2 == 0 ? column : all;
+            if (c == 0 || c % 2 == 1) continue;
+            const int j = c / 2 - 1;
             // Where there is no window, g is 0, and its cells may be none.
-            lines[i][j] = line_of(fmax(all.total, least), all.sum, g[i][j], p);
+            lines[i][j] = line_of(fmax(all.total, enough), all.sum, g[i][j], EXACT, p);
+            totals += all.total;
             levels += lines[i][j].level;
-            all_hold = all_hold && (all.total >= least || g[i][j] == C(0));
+            lowest = fmin(lowest, g[i][j] == C(0) ? enough : all.total);
         }
-    all_hold = all_hold && is_finite(levels);
-    C dx[2][2 * V];
+        if (c == 0 || c % 2 == 1) continue;
+        // The two columns whose last window this was.
 #pragma unroll
-    for (int r = 0; r < 2; r++)
+        for (int r = 0; r < R; r++)
 #pragma unroll
-        for (int c = 0; c < 2 * V; c++) {
-            // The windows that have the cell.
-            const int left = (L + c - 1) / 2, right = (L + c) / 2;
-            Line<C> all = lines[1][right];
-            if (left < right) all = together(lines[1][left], all);
-            if (r == 0) all = together(lines[0][right], all);
-            if (r == 0 && left < right) all = together(lines[0][left], all);
-            dx[r][c] = passed(all, cells[r][c]);
-        }
-    if (!all_hold) all_hold = pass_anew<L, P>(dx, of, rows, from, at, p);
-    store_gradients<1>(of, from, dx, all_hold, p);
+            for (int k = c - 2; k < c; k++) {
+                if (k < L || k >= L + N) continue;
+                const int above = (r + 1) / 2, below = r / 2 + 1, left = (k - 1) / 2, right = k / 2;
+                Line<C> all = lines[above][right];
+                if (above < below) all = together(all, lines[below][right]);
+                if (left < right) all = together(all, lines[above][left]);
+                if (left < right && above < below) all = together(all, lines[below][left]);
+                dx[r][k - L] = EXACT ? passed(all, cells[r + 2][k]) : cells[r + 2][k].e * all.level;
+            }
+    }
+    return lowest >= enough && is_finite(totals) && is_finite(levels) && (whole || clears<T>(shift, p));
+}
+
+// P is the padding of the columns. The item is some rows of 2 V cells.
+template <int P, typename T, typename I>
+DEVICE void backward_3x3_padded(Buffers<T> of, CONSTANT Params& p, I item) {
+    using C = Compute<T>;
+    constexpr int V = SIDE_BY_SIDE(T), L = 2 - P, R = ROWS(T);
+    Position<I> at = position(item, p);
+    at.row *= R / 2;
+    at.column *= V;
+    Position<I> from = {at.plane, at.depth, 2 * at.row - I(p.axes[1].padding), 2 * at.column};
+    const Rows<T, I> rows = input_rows(of.input, at, p);
+    C dx[R][2 * V];
+    const bool all_hold = p.exact ? pass_together<P, true>(dx, of, rows, from, at, p)
+                                  : pass_together<P, false>(dx, of, rows, from, at, p);
+    if (all_hold) {
+        store_rows(of, from, dx, p);
+        return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < R / 2; i++, at.row++, from.row += 2) {
+        C two[2][2 * V];
+        const bool hold = pass_anew<L, P>(two, of, rows, from, at, p);
+        store_gradients<1>(of, from, two, hold, p);
+    }
 }
 
 template <typename T, typename I>

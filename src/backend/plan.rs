@@ -141,13 +141,13 @@ pub enum Kernel {
     Forward2x2,
     /// SoftPool's 2×2×2 windows side by side, likewise.
     Forward2x2x2,
-    /// SoftPool's 3×3 windows at steps of two, likewise.
+    /// SoftPool's 3×3 windows at steps of two: a thread has two such rows.
     Forward3x3,
     /// The gradient of SoftPool's 2×2 windows side by side: a thread has two rows of eight cells, of f64 two.
     Backward2x2,
     /// The gradient of SoftPool's 2×2×2 windows side by side: four such rows.
     Backward2x2x2,
-    /// The gradient of SoftPool's 3×3 windows at steps of two: two such rows.
+    /// The gradient of SoftPool's 3×3 windows at steps of two: four such rows, of f64 two.
     Backward3x3,
     /// SoftPool's windows that overlap: a block has a tile of them.
     ForwardTile,
@@ -298,7 +298,12 @@ pub fn forward(
             return Ok(pass.plan(geometry.output_cells()));
         }
     };
-    pass.launch(kernel, pass.outputs(group));
+    let [depths, rows, columns] = pass.outputs(group);
+    let rows = match kernel {
+        Kernel::Forward3x3 => rows.div_ceil(2),
+        _ => rows,
+    };
+    pass.launch(kernel, [depths, rows, columns]);
     Ok(pass.plan(geometry.output_cells()))
 }
 
@@ -326,8 +331,8 @@ pub fn backward(
             pass.launch(Kernel::Backward2x2x2, items);
         }
         Some(Special::ThreeByThree) => {
-            let items = [depth.input, pairs(height), columns];
-            pass.launch(Kernel::Backward3x3, items);
+            let pairs = pairs(height).div_ceil(pass.pairs_abreast());
+            pass.launch(Kernel::Backward3x3, [depth.input, pairs, columns]);
         }
         None => {
             pass.any_windows(layouts);
@@ -505,6 +510,14 @@ impl Pass {
         match self.size {
             8 => 1,
             _ => 4,
+        }
+    }
+
+    /// Pairs of rows that a thread of those for the gradients of 3×3 windows has.
+    fn pairs_abreast(&self) -> usize {
+        match self.size {
+            8 => 1,
+            _ => 2,
         }
     }
 

@@ -171,9 +171,9 @@ impl<T: Element> Kernel for Narrow<'_, T> {
                 T::narrow::<V<T, I>>(&values[..self.columns], &mut cells[..self.columns]);
                 continue;
             }
-            for at in (0..reach).step_by(lanes) {
-                let vector = at..at + lanes;
-                T::narrow::<V<T, I>>(&values[vector.clone()], &mut cells[vector]);
+            let of_cells = cells[..reach].chunks_exact_mut(lanes);
+            for (cells, values) in of_cells.zip(values[..reach].chunks_exact(lanes)) {
+                T::narrow::<V<T, I>>(values, cells);
             }
         }
     }

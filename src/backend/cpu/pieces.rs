@@ -44,7 +44,7 @@ pub struct Pieces {
     pub windows: Vec<OfWindow>,
     /// Pieces that have a line at a time: a power of two, since they take turns, or all of them.
     pub turns: usize,
-    /// Whether windows slide down the rows: most have a piece more than the one before, and its first no longer.
+    /// Whether windows slide down the rows: most have a piece that the one before has not, and no longer its first.
     pub slide: bool,
 }
 

@@ -43,16 +43,16 @@ impl<C: Real> Kernel for Turn<'_, C> {
         for row in starts(rows, lanes) {
             for column in starts(columns, lanes) {
                 let mut square = [V::<C, I>::zero(); MOST_LANES];
-                for i in 0..lanes {
+                for (i, vector) in square.iter_mut().enumerate().take(lanes) {
                     let at = (row + i) * step + column;
                     // SAFETY: a part of a row, which was asserted to be inside.
-                    square[i] = V::<C, I>::load(unsafe { cells.get_unchecked(at..at + lanes) });
+                    *vector = V::<C, I>::load(unsafe { cells.get_unchecked(at..at + lanes) });
                 }
                 turn(&mut square);
-                for i in 0..lanes {
+                for (i, vector) in square.iter().enumerate().take(lanes) {
                     let at = (column + i) * pitch + row;
                     // SAFETY: a part of a column, as above.
-                    square[i].store(unsafe { to.get_unchecked_mut(at..at + lanes) });
+                    vector.store(unsafe { to.get_unchecked_mut(at..at + lanes) });
                 }
             }
         }

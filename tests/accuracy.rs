@@ -188,6 +188,25 @@ proptest! {
     }
 }
 
+/// An exact gradient of a window that lies 8 below the largest activation of its plane, found by the test above: the mean of
+/// its exponents had lost too many digits.
+#[test]
+fn exponents_far_from_the_largest() -> Result<()> {
+    let windows = Windows::Sliding {
+        kernel: [1, 1, 3],
+        stride: [1, 2, 2],
+        padding: [0; 3],
+        ceil_mode: false,
+    };
+    let case = Case {
+        pool: Pool::new(2, windows).gradient(Gradient::Exact),
+        shape: vec![1, 5, 23],
+    };
+    let (xs, grad) = case.inputs(1474861892193758634, 8.457574825535202, DType::F32)?;
+    case.pool.assert_defined(&xs, &grad);
+    Ok(())
+}
+
 /// Windows that lie far below the largest activation of their plane, found by fuzzing.
 #[test]
 fn weights_far_from_the_largest() -> Result<()> {

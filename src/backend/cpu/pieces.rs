@@ -18,11 +18,12 @@ const KEPT_CUTS: usize = 8;
 impl Cuts {
     /// The pieces of these windows.
     pub fn of(&mut self, rows: &Span, across: &Span) -> &Pieces {
-        let windows = (rows.axis, rows.windows.clone(), slide(rows, across));
-        if let Some(i) = self.kept.iter().position(|kept| kept.of == windows) {
+        let (windows, slide) = ((rows.axis, rows.windows.clone()), slide(rows, across));
+        let is_same = |kept: &Pieces| kept.of == windows && kept.slide == slide;
+        if let Some(i) = self.kept.iter().position(is_same) {
             return &self.kept[i];
         }
-        let pieces = Pieces::cut(rows, windows);
+        let pieces = Pieces::cut(rows, windows, slide);
         if self.kept.len() < KEPT_CUTS {
             self.kept.push(pieces);
             return &self.kept[self.kept.len() - 1];
@@ -37,8 +38,8 @@ impl Cuts {
 /// The rows of a band, cut wherever a window begins or ends.
 #[derive(Debug)]
 pub struct Pieces {
-    /// The windows that they were cut for, and whether they [slide](slide).
-    of: (Axis, Range<usize>, bool),
+    /// The windows that they were cut for.
+    of: (Axis, Range<usize>),
     /// From top to bottom.
     pub all: Vec<Piece>,
     pub windows: Vec<OfWindow>,
@@ -66,13 +67,13 @@ pub struct OfWindow {
 }
 
 impl Pieces {
-    fn cut(span: &Span, of: (Axis, Range<usize>, bool)) -> Self {
+    fn cut(span: &Span, of: (Axis, Range<usize>), slide: bool) -> Self {
         let mut pieces = Self {
-            slide: of.2,
             of,
             all: vec![],
             windows: vec![],
             turns: 1,
+            slide,
         };
         pieces.find(span);
         pieces.share();

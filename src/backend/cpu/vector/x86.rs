@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C, and AVX-512.
 
-use super::{InstructionSet, Kernel, Vector, MOST_LANES};
+use super::{interleave_in_memory, split_in_memory, InstructionSet, Kernel, Vector, MOST_LANES};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
@@ -79,6 +79,9 @@ vector! {
     #[inline(always)]
     fn split<const N: usize>(vectors: [Self; N]) -> [Self; N] {
         let mut all = vectors;
+        if N == 1 {
+            return all;
+        }
         if N == 3 {
             let of = [vectors[0].0, vectors[1].0, vectors[2].0];
             // SAFETY: as above.
@@ -90,7 +93,7 @@ vector! {
             return all;
         }
         if N != 2 {
-            return all;
+            return split_in_memory(vectors);
         }
         let (a, b) = (vectors[0].0, vectors[1].0);
         // SAFETY: as above.
@@ -109,6 +112,9 @@ vector! {
     #[inline(always)]
     fn interleave<const N: usize>(phases: [Self; N]) -> [Self; N] {
         let mut all = phases;
+        if N == 1 {
+            return all;
+        }
         if N == 3 {
             let of = [phases[0].0, phases[1].0, phases[2].0];
             // SAFETY: as above.
@@ -120,7 +126,7 @@ vector! {
             return all;
         }
         if N != 2 {
-            return all;
+            return interleave_in_memory(phases);
         }
         let (even, odd) = (phases[0].0, phases[1].0);
         // SAFETY: as above.
@@ -273,7 +279,8 @@ vector! {
                         let lanes = _mm512_loadu_si512(LAST_THIRDS[i].as_ptr().cast());
                         Self(_mm512_permutex2var_ps(two, lanes, vectors[2].0))
                     }
-                    _ => vectors[i],
+                    1 => vectors[i],
+                    _ => return split_in_memory(vectors),
                 };
             }
         }
@@ -312,7 +319,8 @@ vector! {
                         let lanes = _mm512_loadu_si512(LAST[i].as_ptr().cast());
                         Self(_mm512_permutex2var_ps(two, lanes, phases[2].0))
                     }
-                    _ => phases[i],
+                    1 => phases[i],
+                    _ => return interleave_in_memory(phases),
                 };
             }
         }

@@ -367,7 +367,7 @@ impl<T: Element> Backward<'_, T> {
             gradients,
             ..
         } = scratch;
-        let area = windows.area(self.pooling.geometry);
+        let chosen = windows.area(self.pooling.geometry).indexed();
         for (i, plane) in windows.planes.clone().enumerate() {
             for row in windows.rows.windows.clone() {
                 let line = windows.line(plane, row);
@@ -376,8 +376,7 @@ impl<T: Element> Backward<'_, T> {
                     if place.is_nan() {
                         continue;
                     }
-                    let cell = area.cell(place as usize);
-                    if let Some(to) = tile.place(i, cell) {
+                    if let Some(to) = tile.place(i, chosen.cell(place)) {
                         gradients[0][to] = gradients[0][to].add(terms[0][MARGIN + at]);
                     }
                 }

@@ -563,7 +563,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         bands: &[Band],
         output: &mut [MaybeUninit<u32>],
     ) {
-        let [depths, height, width] = self.geometry.axes;
+        let [_, height, width] = self.geometry.axes;
         scratch.sums.gathered.iter_mut().for_each(Gathered::forget);
         let mut output = output.iter_mut();
         for band in bands {
@@ -590,23 +590,15 @@ impl<'a, T: Element> Pooling<'a, T> {
                     let values = &mut values[place..];
                     self.kernels.finish(sums, Finish { values });
                 });
-                let area = windows.area(self.geometry);
+                let chosen = windows.area(self.geometry).indexed();
                 for row in band.rows.clone() {
                     let line = windows.line(plane, row);
                     for (place, o) in line.zip(band.columns.clone()) {
-                        let value = values[place];
-                        let at = if value.to_f64().is_nan() {
-                            self.alone().read(plane, [depth, row, o], window);
-                            let chosen = self.kernels.define(window) as usize;
-                            self.alone()
-                                .cells([depth, row, o])
-                                .nth(chosen)
-                                .unwrap_or_default()
-                        } else {
-                            area.cell(value.to_f64() as usize)
+                        let value = values[place].to_f64();
+                        let [d, h, w] = match value.is_nan() {
+                            true => self.choose(plane, [depth, row, o], window),
+                            false => chosen.cell(value),
                         };
-                        let [d, h, w] = at;
-                        debug_assert!(d < depths.input);
                         let index = (d * height.input + h) * width.input + w;
                         if let Some(output) = output.next() {
                             output.write(index as u32);
@@ -615,6 +607,15 @@ impl<'a, T: Element> Pooling<'a, T> {
                 }
             }
         }
+    }
+
+    /// Depth, row and column of the cell that the window at `o` chooses by its definition.
+    #[cold]
+    fn choose(&self, plane: usize, o: [usize; 3], window: &mut Window) -> [usize; 3] {
+        self.alone().read(plane, o, window);
+        let chosen = self.kernels.define(window) as usize;
+        let cell = self.alone().cells(o).nth(chosen);
+        cell.unwrap_or_default()
     }
 }
 

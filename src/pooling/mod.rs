@@ -7,6 +7,7 @@ pub mod learned;
 pub mod lip;
 pub mod max;
 pub mod power;
+mod race;
 mod random;
 pub mod s3;
 pub mod soft;

@@ -120,13 +120,20 @@ impl<const D: usize> ModuleT for S3Pool<D> {
             return Pool::new(sparse, Method::Average { count_include_pad }).apply(&peaks);
         }
         let mut rng = self.draws.next_pass();
-        let mut ys = peaks;
-        for (d, &grid) in grid.iter().enumerate() {
-            let rows = rows(&mut rng, &sparse.axes[first + d], grid);
-            let rows = Tensor::new(rows.as_slice(), xs.device())?;
-            ys = ys.contiguous()?.index_select(&rows, xs.rank() - D + d)?;
+        // The indices in their plane of the maxima that are kept: those of chosen depths, rows and columns.
+        let mut kept = vec![0];
+        for (axis, &grid) in sparse.axes[first..].iter().zip(&grid) {
+            let rows = rows(&mut rng, axis, grid);
+            let of_rows =
+                |&index: &i64| rows.iter().map(move |row| index * axis.input as i64 + row);
+            kept = kept.iter().flat_map(of_rows).collect();
         }
-        Ok(ys)
+        let kept = Tensor::new(kept.as_slice(), xs.device())?;
+        let planes: usize = xs.dims()[..xs.rank() - D].iter().product();
+        peaks
+            .reshape((planes, dense.output_cells()))?
+            .index_select(&kept, 1)?
+            .reshape(geometry.output_shape(xs.shape()))
     }
 }
 
@@ -158,7 +165,7 @@ fn side_by_side(dense: usize, axis: &Axis) -> Axis {
 }
 
 /// For each grid some of its rows, drawn without repetition, in order: as many as it has strides, begun ones included.
-fn rows(rng: &mut ChaCha8Rng, axis: &Axis, grid: usize) -> Vec<u32> {
+fn rows(rng: &mut ChaCha8Rng, axis: &Axis, grid: usize) -> Vec<i64> {
     let mut rows = Vec::with_capacity(axis.output);
     let mut start = 0;
     while rows.len() < axis.output {
@@ -168,7 +175,7 @@ fn rows(rng: &mut ChaCha8Rng, axis: &Axis, grid: usize) -> Vec<u32> {
         let mut left = wanted;
         for cell in 0..cells {
             if below(rng, cells - cell) < left {
-                rows.push((start + cell) as u32);
+                rows.push((start + cell) as i64);
                 left -= 1;
             }
         }

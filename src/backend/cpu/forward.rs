@@ -561,11 +561,10 @@ impl<'a, T: Element> Pooling<'a, T> {
         &self,
         scratch: &mut Scratch<T>,
         bands: &[Band],
-        output: &mut [MaybeUninit<u32>],
+        mut output: &mut [MaybeUninit<u32>],
     ) {
         let [_, height, width] = self.geometry.axes;
         scratch.sums.gathered.iter_mut().for_each(Gathered::forget);
-        let mut output = output.iter_mut();
         for band in bands {
             for (plane, depth) in band
                 .planes
@@ -591,31 +590,39 @@ impl<'a, T: Element> Pooling<'a, T> {
                     self.kernels.finish(sums, Finish { values });
                 });
                 let chosen = windows.area(self.geometry).indexed();
+                let in_plane =
+                    |value: T::Compute| chosen.in_plane(value.to_f64(), height.input, width.input);
                 for row in band.rows.clone() {
-                    let line = windows.line(plane, row);
-                    for (place, o) in line.zip(band.columns.clone()) {
-                        let value = values[place].to_f64();
-                        let [d, h, w] = match value.is_nan() {
-                            true => self.choose(plane, [depth, row, o], window),
-                            false => chosen.cell(value),
-                        };
-                        let index = (d * height.input + h) * width.input + w;
-                        if let Some(output) = output.next() {
-                            output.write(index as u32);
+                    let (line, rest) = output.split_at_mut(band.columns.len());
+                    output = rest;
+                    let values = &values[windows.start(plane, row)..][..line.len()];
+                    if numbers(values) {
+                        for (to, &value) in line.iter_mut().zip(values) {
+                            to.write(in_plane(value));
                         }
+                        continue;
+                    }
+                    for ((to, &value), o) in line.iter_mut().zip(values).zip(band.columns.clone()) {
+                        let value = match value.to_f64().is_nan() {
+                            true => self.choose(plane, [depth, row, o], window),
+                            false => in_plane(value),
+                        };
+                        to.write(value);
                     }
                 }
             }
         }
     }
 
-    /// Depth, row and column of the cell that the window at `o` chooses by its definition.
+    /// The index in its plane of the cell that the window at `o` chooses by its definition.
     #[cold]
-    fn choose(&self, plane: usize, o: [usize; 3], window: &mut Window) -> [usize; 3] {
+    fn choose(&self, plane: usize, o: [usize; 3], window: &mut Window) -> u32 {
         self.alone().read(plane, o, window);
         let chosen = self.kernels.define(window) as usize;
+        let [_, height, width] = self.geometry.axes;
         let cell = self.alone().cells(o).nth(chosen);
-        cell.unwrap_or_default()
+        let [depth, row, column] = cell.unwrap_or_default();
+        ((depth * height.input + row) * width.input + column) as u32
     }
 }
 

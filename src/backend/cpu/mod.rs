@@ -26,6 +26,8 @@ mod view;
 mod window;
 
 pub use element::Element;
+pub use kernels::Poolable;
+pub use vector::Real;
 pub use view::View;
 
 use super::{Gradient, Method, Weighting};
@@ -33,7 +35,7 @@ use crate::geometry::Geometry;
 use backward::Backward;
 use candle_core::{Error, Result};
 use forward::Pooling;
-use kernels::{Compile, Poolable};
+use kernels::Compile;
 use plan::{Direction, Plan};
 use rule::Rule;
 use rules::{Average, ExactSoftPool, Largest, Maximum, Power, Softmax, Weighted};

@@ -26,7 +26,7 @@ pub struct Area {
 }
 
 impl Area {
-    /// What finds cells by their indices.
+    /// What finds cells by their indices in the area.
     pub fn indexed(&self) -> Indexed {
         let (rows, columns) = (self.rows.len(), self.columns.len());
         Indexed {
@@ -62,6 +62,13 @@ pub struct Indexed {
 }
 
 impl Indexed {
+    /// The same cell's index in a plane of so many rows and columns.
+    #[inline]
+    pub fn in_plane(&self, index: f64, rows: usize, columns: usize) -> u32 {
+        let [depth, row, column] = self.cell(index);
+        ((depth * rows + row) * columns + column) as u32
+    }
+
     /// Depth, row and column of the cell with this index, a whole number below 2^32.
     #[inline]
     pub fn cell(&self, index: f64) -> [usize; 3] {

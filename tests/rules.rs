@@ -42,8 +42,9 @@ fn gradients_of_shared_cells_are_summed_in_f32() -> Result<()> {
     for pool in [
         Pooling2d::from(MaxPool2d::new(33).stride(1)),
         Pooling2d::from(S3Pool2d::new(33).stride(1)),
+        Pooling2d::from(StochasticPool2d::new(33).stride(1)),
     ] {
-        let dx = gradient(&xs, &pool.forward(&xs)?)?.to_dtype(DType::F32)?;
+        let dx = gradient(&xs, &pool.forward_t(&xs, true)?)?.to_dtype(DType::F32)?;
         assert_eq!(dx.max_all()?.to_scalar::<f32>()?, 1088.0, "{pool}"); // 1089, rounded to bf16
     }
     Ok(())
@@ -64,6 +65,32 @@ fn a_draw_shows_nan() -> Result<()> {
         .forward_t(&xs, true)?
         .to_vec3::<f32>()?;
     assert!(ys[0][0][0].is_nan() && [2.0, 3.0].contains(&ys[0][0][1]));
+    Ok(())
+}
+
+/// Every cell gets the gradients of the windows that have drawn it: cells are known by their values, which all differ.
+#[test]
+fn the_gradient_of_a_draw_goes_to_the_cell_drawn() -> Result<()> {
+    for dtype in [DType::F16, DType::BF16, DType::F32, DType::F64] {
+        // Whole numbers to 84, which all dtypes have.
+        let xs = Tensor::arange(1u32, 85, &device())?.reshape((2, 6, 7))?;
+        for xs in [xs.clone(), xs.transpose(1, 2)?] {
+            let xs = Var::from_tensor(&xs.to_dtype(dtype)?)?;
+            let ys = StochasticPool2d::new(3)
+                .stride(2)
+                .padding(1)
+                .forward_t(&xs.t()?, true)?;
+            let grads = Tensor::arange(1u32, 1 + ys.elem_count() as u32, &device())?;
+            let grads = grads.reshape(ys.shape())?.to_dtype(dtype)?;
+            let dx = gradient(&xs, &(&ys * &grads)?)?;
+            let cells = |t: &Tensor| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+            let drawn: Vec<_> = cells(&ys)?.into_iter().zip(cells(&grads)?).collect();
+            for (x, dx) in cells(&xs)?.into_iter().zip(cells(&dx)?) {
+                let of_windows = drawn.iter().filter(|(y, _)| *y == x).map(|(_, g)| g);
+                assert_eq!(dx, of_windows.sum::<f64>(), "{dtype:?}: {x}");
+            }
+        }
+    }
     Ok(())
 }
 

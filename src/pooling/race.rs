@@ -2,13 +2,13 @@
 //!
 //! Windows that share cells share those cells' times of arrival; each draws with the right odds.
 
-use super::compute_dtype;
+use super::{compute_dtype, contiguous};
 use crate::backend::cpu::{self, Poolable, Real, View};
 use crate::backend::Method;
 use crate::geometry::Geometry;
 use crate::op::{places, Pool};
 use crate::unfold::select;
-use candle_core::{bail, CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, D as Dim};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, D as Dim};
 use rand_chacha::{rand_core::RngCore, ChaCha8Rng};
 use rayon::prelude::*;
 use std::f32::consts::LN_2;
@@ -165,22 +165,6 @@ fn time(random: u32) -> f32 {
     let square = s * s;
     let series = 1.0 + square * (1.0 / 3.0 + square * (1.0 / 5.0 + square * (1.0 / 7.0)));
     -(exponent as f32 * LN_2 + 2.0 * s * series)
-}
-
-/// The cells of a storage that is contiguous.
-macro_rules! contiguous {
-    ($layout:ident, $input:ident, $($dtype:ident => $result:ident),+, |$cells:ident| $body:expr) => {{
-        let Some((start, end)) = $layout.contiguous_offsets() else {
-            bail!("stochastic pooling: expected contiguous cells");
-        };
-        match $input {
-            $(CpuStorage::$dtype(cells) => {
-                let $cells = &cells[start..end];
-                CpuStorage::$result($body)
-            })+
-            _ => bail!("stochastic pooling: expected an input of dtype f16, bf16, f32 or f64"),
-        }
-    }};
 }
 
 impl CustomOp1 for Race {

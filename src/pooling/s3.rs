@@ -1,5 +1,6 @@
 //! S3 pooling.
 
+use super::kept::keep;
 use super::max::max_pool;
 use super::random::Draws;
 use super::{sliding_methods, Sliding};
@@ -120,19 +121,22 @@ impl<const D: usize> ModuleT for S3Pool<D> {
             return Pool::new(sparse, Method::Average { count_include_pad }).apply(&peaks);
         }
         let mut rng = self.draws.next_pass();
+        let Ok(cells) = u32::try_from(dense.output_cells()) else {
+            bail!(
+                "{}: expected less than 2^32 windows of stride one",
+                Self::NAME
+            );
+        };
         // The indices in their plane of the maxima that are kept: those of chosen depths, rows and columns.
         let mut kept = vec![0];
         for (axis, &grid) in sparse.axes[first..].iter().zip(&grid) {
             let rows = rows(&mut rng, axis, grid);
             let of_rows =
-                |&index: &i64| rows.iter().map(move |row| index * axis.input as i64 + row);
+                |&index: &u32| rows.iter().map(move |row| index * axis.input as u32 + row);
             kept = kept.iter().flat_map(of_rows).collect();
         }
-        let kept = Tensor::new(kept.as_slice(), xs.device())?;
         let planes: usize = xs.dims()[..xs.rank() - D].iter().product();
-        peaks
-            .reshape((planes, dense.output_cells()))?
-            .index_select(&kept, 1)?
+        keep(&peaks.reshape((planes, cells as usize))?, &kept)?
             .reshape(geometry.output_shape(xs.shape()))
     }
 }
@@ -165,7 +169,7 @@ fn side_by_side(dense: usize, axis: &Axis) -> Axis {
 }
 
 /// For each grid some of its rows, drawn without repetition, in order: as many as it has strides, begun ones included.
-fn rows(rng: &mut ChaCha8Rng, axis: &Axis, grid: usize) -> Vec<i64> {
+fn rows(rng: &mut ChaCha8Rng, axis: &Axis, grid: usize) -> Vec<u32> {
     let mut rows = Vec::with_capacity(axis.output);
     let mut start = 0;
     while rows.len() < axis.output {
@@ -175,7 +179,7 @@ fn rows(rng: &mut ChaCha8Rng, axis: &Axis, grid: usize) -> Vec<i64> {
         let mut left = wanted;
         for cell in 0..cells {
             if below(rng, cells - cell) < left {
-                rows.push((start + cell) as i64);
+                rows.push((start + cell) as u32);
                 left -= 1;
             }
         }

@@ -188,6 +188,29 @@ fn an_output_beyond_any_memory() {
     );
 }
 
+/// Places are u32.
+#[cfg(target_pointer_width = "64")] // In 32 bits no tensor has so many cells.
+#[test]
+fn planes_of_more_cells_than_places() -> Result<()> {
+    use candle_core::ModuleT;
+    use candle_softpool::{MaxPool2d, Pooling2d, S3Pool2d, StochasticPool2d};
+
+    let side = 1 << 16;
+    let xs = zeros(&[1, 1, 1, 1]).broadcast_as((1, 1, side, side))?;
+    let layers = [
+        ("MaxPool2d", Pooling2d::from(MaxPool2d::new(2))),
+        ("S3Pool2d", S3Pool2d::new(2).into()),
+        ("StochasticPool2d", StochasticPool2d::new(2).into()),
+    ];
+    for (name, layer) in layers {
+        let message = format!(
+            "{name}: input of shape [1, 1, {side}, {side}] has planes of 2^32 cells or more"
+        );
+        assert_error(layer.forward_t(&xs, true), &message);
+    }
+    Ok(())
+}
+
 /// Every field at every extreme: an answer of the right shape or an error.
 #[test]
 fn extreme_sizes() -> Result<()> {

@@ -85,11 +85,17 @@ impl<const D: usize> Module for MaxPool<D> {
 
 /// The maximum of every window, whose gradient goes where the value came from.
 pub(crate) fn max_pool(layer: &str, geometry: &Geometry, xs: &Tensor) -> Result<Tensor> {
-    if u32::try_from(geometry.input_cells()).is_err() {
-        bail!(
+    check_places(layer, geometry, xs)?;
+    Pool::new(*geometry, Method::Maximum).apply(xs)
+}
+
+/// An error where a cell's place in its plane is no u32.
+pub(crate) fn check_places(layer: &str, geometry: &Geometry, xs: &Tensor) -> Result<()> {
+    match u32::try_from(geometry.input_cells()) {
+        Ok(_) => Ok(()),
+        Err(_) => bail!(
             "{layer}: input of shape {:?} has planes of 2^32 cells or more",
             xs.dims()
-        );
+        ),
     }
-    Pool::new(*geometry, Method::Maximum).apply(xs)
 }

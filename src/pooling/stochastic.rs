@@ -1,5 +1,6 @@
 //! Stochastic pooling.
 
+use super::max::check_places;
 use super::race::Race;
 use super::random::Draws;
 use super::{sliding_methods, Sliding};
@@ -37,7 +38,8 @@ use candle_core::{ModuleT, Result, Tensor};
 /// # Errors
 ///
 /// `forward_t` gives an error that names the layer, the value and what is allowed for: a kernel, stride or spatial size
-/// of 0, a kernel larger than the padded input, a padding of more than half the kernel, an input of another rank or dtype.
+/// of 0, a kernel larger than the padded input, a padding of more than half the kernel, an input of another rank or dtype; in
+/// training a plane of 2^32 cells or more.
 #[derive(Clone, Debug)]
 pub struct StochasticPool<const D: usize> {
     windows: Sliding<D>,
@@ -86,6 +88,7 @@ impl<const D: usize> ModuleT for StochasticPool<D> {
             // Nothing to draw from, but a gradient of nothing.
             return Pool::new(geometry, Method::Maximum).apply(xs);
         }
+        check_places(Self::NAME, &geometry, xs)?;
         Race::new(geometry, self.draws.next_pass()).apply(xs)
     }
 }

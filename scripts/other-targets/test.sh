@@ -32,9 +32,11 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--cfg=library_alone"
 # Kept from run to run, as the toolchain is: what the library depends on takes longest.
 CARGO_TARGET_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/candle-softpool/other-targets
 export CARGO_TARGET_DIR
-# Fewer random cases, since emulation is slow; dependencies less optimised than usual, since these are few tests.
+# Fewer random cases, since emulation is slow. Dependencies are less optimised than usual, since these are few tests, and
+# the library more, since that takes less than its tests gain.
 export PROPTEST_CASES="${PROPTEST_CASES:-16}"
-level='profile.dev.package."*".opt-level=1'
+dependencies='profile.dev.package."*".opt-level=1'
+library=profile.dev.opt-level=1
 
 tests="accuracy determinism digits gradients not_finite properties rules"
 more="composed errors layouts methods public_face pytorch training"
@@ -51,5 +53,5 @@ for target in $targets; do
     # What other checkouts left.
     cargo clean --quiet --locked --target "$target" --package candle-softpool
     # shellcheck disable=SC2086
-    cargo test --config "$level" --quiet --locked --target "$target" --no-fail-fast --lib $selected -- $skipped
+    cargo test --config "$dependencies" --config "$library" --quiet --locked --target "$target" --no-fail-fast --lib $selected -- $skipped
 done

@@ -115,18 +115,18 @@ impl<const D: usize> ModuleT for S3Pool<D> {
             dense.axes[first + d] = every_window(axis)?;
             sparse.axes[first + d] = side_by_side(dense.axes[first + d].output, axis);
         }
+        if train && u32::try_from(dense.output_cells()).is_err() {
+            bail!(
+                "{}: expected less than 2^32 windows of stride one",
+                Self::NAME
+            );
+        }
         let peaks = max_pool(Self::NAME, &dense, xs)?;
         if !train {
             let count_include_pad = false;
             return Pool::new(sparse, Method::Average { count_include_pad }).apply(&peaks);
         }
         let mut rng = self.draws.next_pass();
-        let Ok(cells) = u32::try_from(dense.output_cells()) else {
-            bail!(
-                "{}: expected less than 2^32 windows of stride one",
-                Self::NAME
-            );
-        };
         // The indices in their plane of the maxima that are kept: those of chosen depths, rows and columns.
         let mut kept = vec![0];
         for (axis, &grid) in sparse.axes[first..].iter().zip(&grid) {
@@ -136,7 +136,7 @@ impl<const D: usize> ModuleT for S3Pool<D> {
             kept = kept.iter().flat_map(of_rows).collect();
         }
         let planes: usize = xs.dims()[..xs.rank() - D].iter().product();
-        keep(&peaks.reshape((planes, cells as usize))?, &kept)?
+        keep(&peaks.reshape((planes, dense.output_cells()))?, &kept)?
             .reshape(geometry.output_shape(xs.shape()))
     }
 }

@@ -177,6 +177,14 @@ proptest! {
     }
 }
 
+/// Inputs of the tests are the nearest numbers of their dtype, here close to a tie between 89 and 89.5.
+#[test]
+fn inputs_are_rounded_to_nearest() -> Result<()> {
+    let xs = tensor(&[89.25003420978277, 89.25], 2, DType::BF16)?;
+    assert_eq!(values(&xs)?, [89.5, 89.0]);
+    Ok(())
+}
+
 /// The paper's pooling of two cells, computed by hand.
 #[test]
 fn by_hand() -> Result<()> {

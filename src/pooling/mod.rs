@@ -3,12 +3,10 @@
 pub mod adaptive;
 pub mod average;
 pub mod choice;
-mod kept;
 pub mod learned;
 pub mod lip;
 pub mod max;
 pub mod power;
-mod race;
 mod random;
 pub mod s3;
 pub mod soft;
@@ -92,20 +90,3 @@ macro_rules! sliding_methods {
     };
 }
 pub(crate) use sliding_methods;
-
-/// What becomes of the cells of a storage that is contiguous, in the dtype beside theirs.
-macro_rules! contiguous {
-    ($layout:ident, $input:ident, $($dtype:ident => $result:ident),+, |$cells:ident| $body:expr) => {{
-        let Some((start, end)) = $layout.contiguous_offsets() else {
-            candle_core::bail!("pooling: expected contiguous cells");
-        };
-        match $input {
-            $(CpuStorage::$dtype(cells) => {
-                let $cells = &cells[start..end];
-                CpuStorage::$result($body)
-            })+
-            _ => candle_core::bail!("pooling: expected an input of dtype f16, bf16, f32 or f64"),
-        }
-    }};
-}
-pub(crate) use contiguous;

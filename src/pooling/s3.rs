@@ -1,12 +1,11 @@
 //! S3 pooling.
 
-use super::kept::keep;
 use super::max::max_pool;
 use super::random::Draws;
 use super::{sliding_methods, Sliding};
 use crate::backend::Method;
 use crate::geometry::{Axis, IntoSize};
-use crate::op::Pool;
+use crate::op::{gather, Pool};
 use candle_core::{bail, ModuleT, Result, Tensor};
 use rand_chacha::{rand_core::RngCore, ChaCha8Rng};
 
@@ -136,7 +135,7 @@ impl<const D: usize> ModuleT for S3Pool<D> {
             kept = kept.iter().flat_map(of_rows).collect();
         }
         let planes: usize = xs.dims()[..xs.rank() - D].iter().product();
-        keep(&peaks.reshape((planes, dense.output_cells()))?, &kept)?
+        gather(&peaks.reshape((planes, dense.output_cells()))?, &kept)?
             .reshape(geometry.output_shape(xs.shape()))
     }
 }

@@ -1,12 +1,11 @@
 //! Stochastic pooling.
 
 use super::max::check_places;
-use super::race::Race;
 use super::random::Draws;
 use super::{sliding_methods, Sliding};
 use crate::backend::Method;
 use crate::geometry::IntoSize;
-use crate::op::Pool;
+use crate::op::{Pool, Race};
 use candle_core::{ModuleT, Result, Tensor};
 
 /// Stochastic pooling over `D` dimensions, a candle [`ModuleT`] (Zeiler and Fergus, "Stochastic pooling for
@@ -89,6 +88,7 @@ impl<const D: usize> ModuleT for StochasticPool<D> {
             return Pool::new(geometry, Method::Maximum).apply(xs);
         }
         check_places(Self::NAME, &geometry, xs)?;
-        Race::new(geometry, self.draws.next_pass()).apply(xs)
+        let rng = self.draws.next_pass();
+        Race { geometry, rng }.apply(xs)
     }
 }

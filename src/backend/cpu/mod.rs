@@ -10,9 +10,11 @@ mod columns;
 mod direct;
 mod element;
 mod forward;
+mod gather;
 mod kernels;
 mod pieces;
 mod plan;
+mod race;
 mod rows;
 mod rule;
 mod rules;
@@ -26,17 +28,20 @@ mod view;
 mod window;
 
 pub use element::Element;
+pub use gather::{gather, scatter};
 pub use kernels::Poolable;
-pub use vector::Real;
+pub use race::{keys, times, LEAST_RATE, SCALE};
 pub use view::View;
 
 use super::{Gradient, Method, Weighting};
 use crate::geometry::Geometry;
 use backward::Backward;
-use candle_core::{Error, Result};
+use candle_core::{Error, Layout, Result};
 use forward::Pooling;
 use kernels::Compile;
 use plan::{Direction, Plan};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use rule::Rule;
 use rules::{Average, ExactSoftPool, Largest, Maximum, Power, Softmax, Weighted};
 use tiles::Tiling;
@@ -182,6 +187,41 @@ pub fn places<T: Poolable>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u3
         })
     };
     output.ok_or_else(|| no_memory(&tiling))
+}
+
+/// A cell of each window of contiguous planes, drawn by its activation; some planes at a time.
+///
+/// Planes have less than 2^32 cells.
+pub fn draw<T>(cells: &[T], geometry: &Geometry, rng: &ChaCha8Rng) -> Result<Vec<T>>
+where
+    T: Poolable<Compute: Poolable>,
+{
+    let [input, output] = [geometry.input_cells(), geometry.output_cells()];
+    let planes = (plan::RACE_CELLS / input).max(1);
+    let sizes = &geometry.axes[3 - geometry.rank..];
+    let sizes: Vec<_> = sizes.iter().map(|axis| axis.input).collect();
+    let mut ys = vec![T::default(); cells.len() / input * output];
+    let parts = cells
+        .par_chunks(planes * input)
+        .zip(ys.par_chunks_mut(planes * output));
+    let done: Result<()> =
+        parts
+            .enumerate()
+            .try_for_each_init(Vec::new, |keys, (part, (cells, ys))| {
+                keys.resize(cells.len(), T::Compute::default());
+                race::write_keys(part * planes * input, cells, keys, rng);
+                let layout = Layout::contiguous([&[cells.len() / input], &sizes[..]].concat());
+                let places = places(View::new(keys, &layout, geometry.rank), geometry)?;
+                let drawn = ys.chunks_mut(output).zip(places.chunks(output));
+                for (cells, (ys, places)) in cells.chunks(input).zip(drawn) {
+                    for (y, &place) in ys.iter_mut().zip(places) {
+                        *y = cells[place as usize];
+                    }
+                }
+                Ok(())
+            });
+    done?;
+    Ok(ys)
 }
 
 /// A rule on these tensors.

@@ -37,6 +37,9 @@ pub const SERIAL_CELLS: usize = 1 << 15;
 /// Cells of planes whose scratch memory threads keep from call to call: more would be much to hold on to.
 pub const KEPT_CELLS: usize = 1 << 15;
 
+/// Cells whose keys in a race of stochastic pooling are held at once: they stay in a core's cache.
+pub const RACE_CELLS: usize = 1 << 16;
+
 /// Planes whose cells lie side by side where they are pooled abreast.
 pub const ABREAST: usize = MOST_LANES;
 

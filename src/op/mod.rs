@@ -4,8 +4,42 @@ use crate::backend::{cpu, Gradient, Method};
 use crate::geometry::Geometry;
 use candle_core::{
     bail, CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, MetalStorage, Result,
-    Shape, Tensor,
+    Shape, Tensor, WithDType,
 };
+use std::ops::Range;
+
+/// Runs `$body` with the storages' cells as slices of the element type that they share.
+macro_rules! dispatch {
+    (($($storage:ident),+), $body:expr) => {
+        match ($($storage,)+) {
+            dispatch!(@pattern F16 ($($storage),+)) => storage($body),
+            dispatch!(@pattern BF16 ($($storage),+)) => storage($body),
+            dispatch!(@pattern F32 ($($storage),+)) => storage($body),
+            dispatch!(@pattern F64 ($($storage),+)) => storage($body),
+            _ => candle_core::bail!("pooling: expected tensors of one dtype out of f16, bf16, f32, f64"),
+        }
+    };
+    (@pattern $dtype:ident ($($storage:ident),+)) => { ($(CpuStorage::$dtype($storage),)+) };
+}
+
+mod gather;
+mod race;
+
+pub(crate) use gather::gather;
+pub(crate) use race::Race;
+
+/// These cells as a storage of their dtype.
+fn storage<T: WithDType>(cells: Vec<T>) -> CpuStorage {
+    T::to_cpu_storage_owned(cells)
+}
+
+/// Where the cells of a contiguous tensor lie in its storage.
+fn contiguous(layout: &Layout) -> Result<Range<usize>> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(start..end),
+        None => bail!("pooling: expected a contiguous tensor"),
+    }
+}
 
 /// An op's passes on GPUs: of the op and of each tensor's storage and layout, by the backend's functions.
 macro_rules! on_gpus {
@@ -54,14 +88,10 @@ impl CustomOp1 for Places {
 
     fn cpu_fwd(&self, input: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let g = &self.0;
-        let places = match input {
-            CpuStorage::F16(x) => cpu::places(cpu::View::new(x, layout, g.rank), g)?,
-            CpuStorage::BF16(x) => cpu::places(cpu::View::new(x, layout, g.rank), g)?,
-            CpuStorage::F32(x) => cpu::places(cpu::View::new(x, layout, g.rank), g)?,
-            CpuStorage::F64(x) => cpu::places(cpu::View::new(x, layout, g.rank), g)?,
-            _ => bail!("pooling: expected a tensor of dtype f16, bf16, f32 or f64"),
-        };
-        Ok((CpuStorage::U32(places), g.output_shape(layout.shape())))
+        let places = dispatch!((input), {
+            cpu::places(cpu::View::new(input, layout, g.rank), g)?
+        });
+        Ok((places, g.output_shape(layout.shape())))
     }
 
     on_gpus!(|op, input, layout| gpu => {
@@ -99,20 +129,6 @@ impl Pool {
     pub fn backward(self, xs: &Tensor, grad: &Tensor) -> Result<Tensor> {
         xs.apply_op2_no_bwd(grad, &Backward(self))
     }
-}
-
-/// Runs `$body` with the storages' cells as slices of the element type that they share.
-macro_rules! dispatch {
-    (($($storage:ident),+), $body:expr) => {
-        match ($($storage,)+) {
-            dispatch!(@pattern F16 ($($storage),+)) => CpuStorage::F16($body),
-            dispatch!(@pattern BF16 ($($storage),+)) => CpuStorage::BF16($body),
-            dispatch!(@pattern F32 ($($storage),+)) => CpuStorage::F32($body),
-            dispatch!(@pattern F64 ($($storage),+)) => CpuStorage::F64($body),
-            _ => bail!("pooling: expected tensors of one dtype out of f16, bf16, f32, f64"),
-        }
-    };
-    (@pattern $dtype:ident ($($storage:ident),+)) => { ($(CpuStorage::$dtype($storage),)+) };
 }
 
 /// The shape of the gradients of activations and logits, one behind the other.

@@ -231,17 +231,13 @@ impl Geometry {
             };
         }
         let geometry = Self { axes, rank: D };
-        let elements = geometry
-            .output_dims(dims)
-            .iter()
-            .try_fold(1usize, |n, &d| n.checked_mul(d));
-        match elements {
-            Some(n) if n <= isize::MAX as usize / 8 => Ok(geometry),
-            _ => bail!(
-                "{layer}: an output of shape {:?} is too large to address",
-                geometry.output_dims(dims)
-            ),
+        let output = geometry.output_dims(dims);
+        for (what, dims) in [("input", dims), ("output", &output)] {
+            if !can_be_addressed(dims) {
+                bail!("{layer}: an {what} of shape {dims:?} is too large to address");
+            }
         }
+        Ok(geometry)
     }
 
     fn output_dims(&self, input_dims: &[usize]) -> Vec<usize> {
@@ -279,6 +275,14 @@ impl Geometry {
     pub fn disjoint(&self) -> bool {
         self.axes.iter().all(Axis::disjoint)
     }
+}
+
+/// Whether all bytes of a tensor of this shape, and of its planes, have an address, whatever its dtype.
+fn can_be_addressed(dims: &[usize]) -> bool {
+    let elements = dims
+        .iter()
+        .try_fold(1, |n: usize, &d| n.checked_mul(d.max(1)));
+    elements.is_some_and(|n| n <= isize::MAX as usize / 8)
 }
 
 fn position(index: usize, height: usize, width: usize) -> [usize; 3] {

@@ -30,7 +30,7 @@ case ${1:-} in
     counts) shift; counts "$@" ;;
     "")
         "$driver/checks"
-        tests accuracy composed cuda determinism errors gradients layouts methods models not_finite properties pytorch rules training
+        tests accuracy composed cuda determinism errors extremes gradients layouts methods models not_finite properties pytorch rules training
         run --bench cuda -- --smoke
         counts
         ;;

@@ -1,5 +1,6 @@
 //! SoftPool with a temperature that is learned.
 
+use super::compute_dtype;
 use super::lip::weigh;
 use super::soft::SoftPool;
 use candle_core::{bail, Module, Result, Tensor};
@@ -65,7 +66,9 @@ impl<const D: usize> Module for LearnedSoftPool<D> {
         }
         let mut shape = vec![1; D + 1];
         shape[0] = count;
-        let beta = self.beta.to_dtype(xs.dtype())?.reshape(shape)?;
-        weigh(layer, &geometry, xs, &xs.broadcast_mul(&beta)?)
+        // Logits in the dtype of the arithmetic: rounded to half precision, large ones would lose what tells cells apart.
+        let wide = xs.to_dtype(compute_dtype(layer, xs)?)?;
+        let beta = self.beta.to_dtype(wide.dtype())?.reshape(shape)?;
+        weigh(layer, &geometry, &wide, &wide.broadcast_mul(&beta)?)?.to_dtype(xs.dtype())
     }
 }

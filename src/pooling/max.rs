@@ -13,7 +13,7 @@ use candle_core::{bail, Module, Result, Tensor};
 ///
 /// Unlike candle's own `max_pool2d` it pads, has a gradient where windows overlap, and gives a window's gradient to one
 /// cell alone: to the first of its maxima in row-major order, as PyTorch does on the CPU.
-/// A NaN makes the output of its windows NaN, unless a `+inf` comes before it.
+/// A NaN makes the output of its windows NaN.
 ///
 /// ```
 /// use candle_core::{Device, Module, Tensor};

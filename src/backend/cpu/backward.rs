@@ -308,6 +308,13 @@ impl<T: Element> Backward<'_, T> {
             };
             all_hold &= self.pooling.kernels.terms(sums, to);
         });
+        if self.pooling.traits.places && !self.pooling.can_index(windows) {
+            values[..windows.places()].fill(T::Compute::NAN);
+            for terms in [first, second] {
+                terms[MARGIN..MARGIN + windows.places()].fill(T::Compute::default());
+            }
+            return false;
+        }
         all_hold
     }
 

@@ -168,8 +168,10 @@ fn logits() -> Softmax<true> {
 /// Planes have less than 2^32 cells.
 pub fn places<T: Poolable>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u32>> {
     let geometry = &settled(geometry);
+    // One plane after the other, so that bands are those of single planes, too.
     let pooling = Pooling {
         unit: 1,
+        plan: Plan::forward(geometry),
         ..pooling(
             Arch::best(),
             Largest,
@@ -332,7 +334,10 @@ fn differentiate<T: Poolable, R: Rule>(
     backward.pooling.turned = turned;
     let sizes = geometry.axes.map(|axis| axis.input);
     // The rows of several depths lie apart, so that a thread takes them all.
-    let rows = if sizes[0] > 1 { sizes[1] } else { plan.rows };
+    let rows = match plan.depths > 1 {
+        true => sizes[1],
+        false => plan.rows,
+    };
     let plan = match backward.pooling.unit {
         1 if !turned => Plan { rows, ..plan },
         _ => whole(plan, sizes),

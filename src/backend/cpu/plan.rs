@@ -107,9 +107,10 @@ pub enum Step {
     Ranges,
 }
 
-/// Whether windows have no step, or are so much larger than the input that their padding is no part of a line.
+/// Whether windows have no step, or are so much larger than the input that their padding is no part of a line, or so far
+/// apart that what lies between them is none.
 pub fn is_ranged(axis: &Axis) -> bool {
-    axis.adaptive || axis.kernel.max(axis.padding) / 2 > axis.input
+    axis.adaptive || axis.kernel.max(axis.padding) / 2 > axis.input || axis.stride > BAND_COLUMNS
 }
 
 impl Step {
@@ -248,10 +249,10 @@ impl Plan {
                 .min(width.input),
         };
         let depths = match depth.disjoint() && !is_ranged(depth) {
-            true => depth.stride,
-            false => 2 * depth.kernel,
+            _ if columns < width.input => 1,
+            true => depth.stride.min(depth.input),
+            false => (2 * depth.kernel.min(depth.input)).min(depth.input),
         };
-        let depths = depths.min(depth.input);
         let rows = match columns == width.input {
             true => {
                 let least = match height.disjoint() && !is_ranged(height) {

@@ -36,7 +36,9 @@ fn product_or_zero<V: Vector>(a: V, by: V) -> V {
 impl<const LOGITS: bool> Softmax<LOGITS> {
     #[inline(always)]
     fn scale<V: Vector>(self) -> V {
-        V::splat(V::Real::from_f64(self.beta * LOG2_E))
+        // Finite, since the largest logit has an exponent of 0 times it.
+        let most = V::Real::MAX.to_f64();
+        V::splat(V::Real::from_f64((self.beta * LOG2_E).clamp(-most, most)))
     }
 
     /// The logit, mirrored where β is negative, so that the highest weighs most.
@@ -56,7 +58,7 @@ impl<const LOGITS: bool> Softmax<LOGITS> {
         z.sub(self.height(cell.shift)).mul(self.scale())
     }
 
-    /// Largest logit, total weight and output of a window as the definition reads.
+    /// Weights and output of a window as the definition reads.
     fn softmax(self, window: &Window) -> Softmaxed {
         let logits = if LOGITS { &window.z } else { &window.x };
         // A negative β mirrors the logits, so that the lowest weighs most.
@@ -72,38 +74,28 @@ impl<const LOGITS: bool> Softmax<LOGITS> {
         if !peak.is_finite() {
             let output = if LOGITS { f64::NAN } else { peak };
             return Softmaxed {
-                peak,
-                total: 1.0,
+                shares: vec![],
                 output,
             };
         }
-        let weights = || logits.iter().map(|&z| weight(z, peak, self.beta));
-        let total: f64 = weights().sum();
-        let shares = || {
-            weights()
-                .map(|w| w / total)
-                .zip(&window.x)
-                .filter(|(w, _)| *w > 0.0)
-        };
+        let mut shares: Vec<f64> = logits.iter().map(|&z| weight(z, peak, self.beta)).collect();
+        let total: f64 = shares.iter().sum();
+        shares.iter_mut().for_each(|share| *share /= total);
+        let cells = || shares.iter().zip(&window.x).filter(|(w, _)| **w > 0.0);
         // Half differences from a cell that counts: no sum overflows, and equal cells give exactly their value.
         let first = logits.iter().position(|&z| z == peak).unwrap_or(0);
         let pivot = window.x[first] / 2.0;
         let output = match pivot.is_finite() {
-            true => 2.0 * (pivot + shares().map(|(w, x)| w * (x / 2.0 - pivot)).sum::<f64>()),
-            false => shares().map(|(w, x)| w * x).sum(),
+            true => 2.0 * (pivot + cells().map(|(w, x)| w * (x / 2.0 - pivot)).sum::<f64>()),
+            false => cells().map(|(w, x)| w * x).sum(),
         };
-        Softmaxed {
-            peak,
-            total,
-            output,
-        }
+        Softmaxed { shares, output }
     }
 }
 
 struct Softmaxed {
-    /// The largest logit, or what makes the output.
-    peak: f64,
-    total: f64,
+    /// The weights of the cells; none where the largest logit is not finite.
+    shares: Vec<f64>,
     output: f64,
 }
 
@@ -153,7 +145,8 @@ impl<const LOGITS: bool> Rule for Softmax<LOGITS> {
         if !LOGITS {
             return [product_or_zero(e, terms[0]), V::zero()];
         }
-        let zero = terms[0].equal(V::zero());
+        // Of both, since shares may cancel while what goes with them does not.
+        let zero = V::and(terms[0].equal(V::zero()), terms[1].equal(V::zero()));
         let slope = cell.x.mul(terms[0]).sub(terms[1]);
         [
             V::select(zero, V::zero(), e.mul(terms[0])),
@@ -188,22 +181,15 @@ impl<const LOGITS: bool> Softmax<LOGITS> {
         gradients: impl Fn(f64, f64, f64) -> [f64; 2],
         mut add: impl FnMut(usize, [f64; 2]),
     ) {
-        let Softmaxed {
-            peak,
-            total,
-            output,
-        } = self.softmax(window);
-        let logits = if LOGITS { &window.z } else { &window.x };
-        for (i, (&z, &x)) in logits.iter().zip(&window.x).enumerate() {
-            if output.is_finite() {
-                let w = weight(z, peak, self.beta) / total;
-                if w > 0.0 {
-                    add(i, gradients(w, x, output));
-                }
-            } else if !self.nan_to_num {
-                // No derivative; with nan_to_num the output is a constant.
-                add(i, [f64::NAN; 2]);
+        let Softmaxed { shares, output } = self.softmax(window);
+        if output.is_finite() {
+            let cells = shares.into_iter().zip(&window.x).enumerate();
+            for (i, (w, &x)) in cells.filter(|(_, (w, _))| *w > 0.0) {
+                add(i, gradients(w, x, output));
             }
+        } else if !self.nan_to_num {
+            // No derivative; with nan_to_num the output is a constant.
+            (0..window.x.len()).for_each(|i| add(i, [f64::NAN; 2]));
         }
     }
 }
@@ -246,7 +232,8 @@ impl Rule for ExactSoftPool {
         let t = self.0.exponent(cell);
         let slope = t.mul_add(terms[0], V::zero().sub(terms[1]));
         let both = slope.mul_add(V::splat(V::Real::from_f64(LN_2)), terms[0]);
-        let none = V::or(terms[0].equal(V::zero()), e.equal(V::zero()));
+        let zero = V::and(terms[0].equal(V::zero()), terms[1].equal(V::zero()));
+        let none = V::or(zero, e.equal(V::zero()));
         [V::select(none, V::zero(), e.mul(both)), V::zero()]
     }
 

@@ -54,31 +54,61 @@ impl Rule for Weighted {
         let slope = x.mul(terms[0]).sub(terms[1]);
         let slope = V::select(x.greater(V::zero()), slope, V::zero());
         let dx = weight(x).mul_add(terms[0], slope);
-        [
-            V::select(terms[0].equal(V::zero()), V::zero(), dx),
-            V::zero(),
-        ]
+        let zero = V::and(terms[0].equal(V::zero()), terms[1].equal(V::zero()));
+        [V::select(zero, V::zero(), dx), V::zero()]
     }
 
     fn define(self, window: &Window) -> f64 {
-        let total: f64 = window.x.iter().map(|&x| positive(x)).sum();
-        let count = window.x.len() as f64;
-        match total == 0.0 {
-            true => window.x.iter().map(|x| x / count).sum(),
-            false => window.x.iter().map(|&x| positive(x) / total * x).sum(),
-        }
+        let shares = Shares::of(window);
+        let parts = window.x.iter().map(|&x| match shares.of_cell(x) {
+            0.0 => 0.0,
+            share => share * x,
+        });
+        parts.sum()
     }
 
     fn define_gradient(self, window: &Window, g: f64, mut add: impl FnMut(usize, [f64; 2])) {
-        let total: f64 = window.x.iter().map(|&x| positive(x)).sum();
-        let (y, count) = (self.define(window), window.x.len() as f64);
+        let (shares, y) = (Shares::of(window), self.define(window));
         for (i, &x) in window.x.iter().enumerate() {
-            let slope = match total == 0.0 {
-                true => 1.0 / count,
-                false if y.is_finite() && x <= 0.0 => 0.0,
-                false => (2.0 * x - y) / total,
+            let slope = match shares {
+                Shares::Alike(count) => 1.0 / count,
+                _ if y.is_finite() && x <= 0.0 => 0.0,
+                Shares::Positive { most, total } => (x / most + (x / most - y / most)) / total,
             };
             add(i, [g * slope, 0.0]);
+        }
+    }
+}
+
+/// What the cells of a window count.
+#[derive(Clone, Copy)]
+enum Shares {
+    /// None of so many is positive.
+    Alike(f64),
+    /// By their activations in units of the largest, lest their total overflows.
+    Positive { most: f64, total: f64 },
+}
+
+impl Shares {
+    fn of(window: &Window) -> Self {
+        let positive = || window.x.iter().map(|&x| positive(x));
+        let most = positive().fold(
+            0.0,
+            |most: f64, x| if x > most || x.is_nan() { x } else { most },
+        );
+        match most == 0.0 {
+            true => Self::Alike(window.x.len() as f64),
+            false => Self::Positive {
+                most,
+                total: positive().map(|x| x / most).sum(),
+            },
+        }
+    }
+
+    fn of_cell(self, x: f64) -> f64 {
+        match self {
+            Self::Alike(count) => 1.0 / count,
+            Self::Positive { most, total } => positive(x) / most / total,
         }
     }
 }

@@ -40,6 +40,10 @@ pub trait Real: Copy + Default + PartialOrd + Debug + Send + Sync + 'static {
     type Vector<I: InstructionSet>: Vector<Real = Self>;
 
     const INFINITY: Self;
+    /// From 1 to the next number.
+    const EPSILON: Self;
+    /// The largest finite number.
+    const MAX: Self;
     const NEG_INFINITY: Self;
     const NAN: Self;
     /// What `exp2` takes for 0: the exponent of a zero in the bits of a number.
@@ -74,6 +78,8 @@ macro_rules! real {
             type Vector<I: InstructionSet> = I::$vector;
 
             const INFINITY: Self = $t::INFINITY;
+            const EPSILON: Self = $t::EPSILON;
+            const MAX: Self = $t::MAX;
             const NEG_INFINITY: Self = $t::NEG_INFINITY;
             const NAN: Self = $t::NAN;
             const EXP2_ZERO: Self = $zero;

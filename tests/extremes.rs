@@ -1,0 +1,194 @@
+//! Sizes and values at the ends of what is allowed.
+
+mod common;
+
+use candle_core::{DType, Device, Module, ModuleT, Result, Tensor, Var};
+use candle_softpool::{
+    softmax_pool1d_with_stride, AdaptiveAvgPool2d, AdaptiveSoftPool2d, AvgPool1d, Gradient,
+    MaxPool1d, MaxPool3d, SoftPool1d, SoftPool2d, SoftPool3d, StochasticPool1d, StochasticPool3d,
+};
+use common::device;
+
+/// Returns from a test that is too long for an interpreter of GPU kernels, or that is of the CPU's arithmetic.
+macro_rules! cpu_only {
+    () => {
+        if !device().is_cpu() {
+            println!("skipped: on the CPU alone");
+            return Ok(());
+        }
+    };
+}
+
+fn cells(xs: &Tensor) -> Result<Vec<f64>> {
+    xs.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
+}
+
+/// The gradient of the input, that of the output given.
+fn gradient(
+    xs: &Tensor,
+    grad: &Tensor,
+    pool: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let xs = Var::from_tensor(xs)?;
+    let loss = (pool(&xs)? * grad)?.sum_all()?;
+    Ok(loss.backward()?.remove(&xs).expect("depends on the input"))
+}
+
+/// Small planes of several depths share a band.
+#[test]
+fn indices_of_small_volumes() -> Result<()> {
+    let xs = common::randn(1, 1.0, (2, 3, 4, 4, 4), DType::F32)?;
+    let (ys, indices) = MaxPool3d::new(2).forward_with_indices(&xs)?;
+    let gathered = xs
+        .reshape((2, 3, 64))?
+        .gather(&indices.reshape((2, 3, 8))?, 2)?;
+    assert!(cells(&gathered)? == cells(&ys)?);
+    Ok(())
+}
+
+#[test]
+fn draws_from_small_volumes() -> Result<()> {
+    let xs = common::randn(1, 1.0, (2, 3, 4, 4, 4), DType::F32)?.abs()?;
+    let pool = StochasticPool3d::new(2).seed(1);
+    let var = Var::from_tensor(&xs)?;
+    let ys = pool.forward_t(&var, true)?;
+    let chosen = ys
+        .sum_all()?
+        .backward()?
+        .remove(&var)
+        .expect("depends on it");
+    // What is drawn is where the gradient goes, and each window draws one of its own.
+    let drawn = MaxPool3d::new(2).forward(&(xs * &chosen)?)?;
+    assert!(cells(&drawn)? == cells(&ys)?);
+    assert_eq!(cells(&chosen)?.iter().sum::<f64>(), 48.0);
+    Ok(())
+}
+
+/// Planes whose rows are cut, of several depths.
+#[test]
+fn gradients_of_wide_volumes() -> Result<()> {
+    let xs = common::randn(1, 1.0, (1, 2, 2, 20_000), DType::F32)?;
+    let grad = common::randn(2, 1.0, (1, 2, 2, 10_000), DType::F32)?;
+    let found = gradient(&xs, &grad, |xs| SoftPool3d::new((1, 1, 2)).forward(xs))?;
+    let flat = gradient(&xs, &grad, |xs| SoftPool2d::new((1, 2)).forward(xs))?;
+    assert!(cells(&found)? == cells(&flat)?);
+    Ok(())
+}
+
+/// Windows' shares of a cell may cancel while what goes with them does not.
+#[test]
+fn gradients_whose_shares_cancel() -> Result<()> {
+    let xs = Tensor::new(&[[[1f32, 2.0, 4.0]]], &device())?;
+    let grad = Tensor::new(&[[[1f32, -1.0]]], &device())?;
+    let logits = xs.zeros_like()?;
+    let dz = gradient(&logits, &grad, |z| softmax_pool1d_with_stride(&xs, z, 2, 1))?;
+    let dz = cells(&dz)?;
+    for (found, wanted) in dz.iter().zip([-0.25, 0.75, -0.5]) {
+        assert!((found - wanted).abs() < 1e-6, "{dz:?}");
+    }
+
+    let xs = Tensor::new(&[[[1f32, 3.0, 2.0, 2.0, 2.0]]], &device())?;
+    let pool = StochasticPool1d::new(3).stride(2);
+    let dx = cells(&gradient(&xs, &grad, |xs| pool.forward(xs))?)?;
+    assert!((dx[2] + 1.0 / 18.0).abs() < 1e-6, "{dx:?}");
+    Ok(())
+}
+
+/// More cells than f32 counts.
+#[test]
+fn windows_of_2_to_the_24_cells() -> Result<()> {
+    cpu_only!();
+    let size = (1 << 24) + 4;
+    let mut x = vec![0f32; size];
+    x[(1 << 24) + 1] = 1.0;
+    let xs = Tensor::from_vec(x, (1, 1, size), &device())?;
+    let pool = MaxPool1d::new(size);
+    let (_, indices) = pool.forward_with_indices(&xs)?;
+    assert_eq!(indices.flatten_all()?.to_vec1::<u32>()?, [(1 << 24) + 1]);
+    let grad = Tensor::ones((1, 1, 1), DType::F32, &device())?;
+    let dx = gradient(&xs, &grad, |xs| pool.forward(xs))?;
+    assert_eq!(
+        dx.narrow(2, (1 << 24) + 1, 1)?
+            .flatten_all()?
+            .to_vec1::<f32>()?,
+        [1.0]
+    );
+    Ok(())
+}
+
+/// One column of many rows, the sums of which must not be taken one cell after the other.
+#[test]
+fn tall_columns() -> Result<()> {
+    cpu_only!();
+    for rows in [8192, 1 << 20] {
+        let xs = common::randn(1, 1.0, (1, 1, rows, 1), DType::F32)?.abs()?;
+        let x = cells(&xs)?;
+        let average = x.iter().sum::<f64>() / rows as f64;
+        let largest = x.iter().fold(0.0, |a: f64, b| a.max(*b));
+        for shape in [(1, 1, rows, 1), (1, 1, 1, rows)] {
+            let found = cells(&AdaptiveAvgPool2d::new(1).forward(&xs.reshape(shape)?)?)?[0];
+            let error = (found - average).abs();
+            assert!(error <= 2e-6 * largest, "{found} {average}");
+        }
+
+        let total: f64 = x.iter().map(|x| x.exp()).sum();
+        let wanted = x.iter().map(|x| x.exp() * x).sum::<f64>() / total;
+        let found = cells(&AdaptiveSoftPool2d::new(1).forward(&xs)?)?[0];
+        assert!((found - wanted).abs() <= 2e-6 * largest, "{found} {wanted}");
+    }
+    Ok(())
+}
+
+/// Windows that reach far beyond the input.
+#[test]
+fn huge_kernels_strides_and_padding() -> Result<()> {
+    cpu_only!();
+    let xs = common::randn(1, 1.0, (1, 2, 1, 1), DType::F32)?;
+    let pool = SoftPool3d::new((1 << 63, 1, 1))
+        .padding((1 << 62, 0, 0))
+        .stride(1);
+    let ys = pool.forward(&xs)?;
+    let dx = gradient(&xs, &ys.ones_like()?, |xs| pool.forward(xs))?;
+    assert_eq!(dx.dims(), xs.dims());
+
+    // A tensor that takes no memory, with more cells than fit in an integer.
+    let cell = Tensor::ones(1, DType::F32, &Device::Cpu)?;
+    let endless = cell.broadcast_as((1, 1 << 32, 1 << 32))?;
+    let error = SoftPool2d::new(1 << 31).forward(&endless).unwrap_err();
+    assert!(error.to_string().contains("too large"), "{error}");
+
+    let long = cell.broadcast_as((1, 1, 1 << 40))?;
+    let ys = AvgPool1d::new(2).stride(1 << 39).forward(&long)?;
+    assert_eq!(ys.flatten_all()?.to_vec1::<f32>()?, [1.0, 1.0]);
+    Ok(())
+}
+
+#[test]
+fn stochastic_pooling_of_values_at_the_ends() -> Result<()> {
+    cpu_only!();
+    let pool = StochasticPool1d::new(2);
+    let of = |x: [f64; 2]| -> Result<f64> {
+        let xs = Tensor::new(&[[x]], &device())?;
+        Ok(cells(&pool.forward(&xs)?)?[0])
+    };
+    assert_eq!(of([1.7e308, 1.7e308])?, 1.7e308);
+    assert_eq!(of([f64::NEG_INFINITY, 1.0])?, 1.0);
+    assert_eq!(of([f64::NEG_INFINITY, -1.0])?, f64::NEG_INFINITY);
+    Ok(())
+}
+
+/// As exact as SoftPool with the same β, which is no number of bf16.
+#[test]
+fn a_learned_beta_in_half_precision() -> Result<()> {
+    let xs = (common::randn(1, 2.0, (1, 1, 64), DType::F32)? + 20.0)?.to_dtype(DType::BF16)?;
+    let vars = candle_nn::VarMap::new();
+    let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &device());
+    let pool = SoftPool1d::new(4).gradient(Gradient::Exact);
+    let learned = pool.learned(1, vb)?;
+    vars.data().lock().unwrap()["beta"].set(&Tensor::new(&[1.1f32], &device())?)?;
+    assert_eq!(
+        cells(&learned.forward(&xs)?)?,
+        cells(&pool.beta(f64::from(1.1f32)).forward(&xs)?)?
+    );
+    Ok(())
+}

@@ -30,6 +30,8 @@ pub struct Scratch<T: Element> {
     /// Those of planes abreast, plane after plane.
     plane_by_plane: Aligned<T::Compute>,
     window: Window,
+    /// The gradients of its cells and of their logits.
+    slopes: Vec<[f64; 2]>,
 }
 
 /// A backward pass.
@@ -421,24 +423,28 @@ impl<T: Element> Backward<'_, T> {
     #[cold]
     fn add_window(&self, scratch: &mut Scratch<T>, tile: &Tile, plane: usize, o: [usize; 3]) {
         let Scratch {
-            window, gradients, ..
+            window,
+            slopes,
+            gradients,
+            ..
         } = scratch;
         let alone = self.pooling.alone();
         alone.read(plane, o, window);
         let g = self.grad.cell(plane, o).widen().to_f64();
-        let place = |at| tile.place(plane - tile.planes.start, at);
-        let cells: Vec<_> = alone.cells(o).map(place).collect();
-        self.pooling
-            .kernels
-            .define_gradient(window, g, &mut |i, by| {
-                if let Some(at) = cells[i] {
-                    for (gradients, by) in gradients.iter_mut().zip(by) {
-                        if let Some(gradient) = gradients.get_mut(at) {
-                            *gradient = T::Compute::from_f64(gradient.to_f64() + by);
-                        }
-                    }
+        slopes.clear();
+        slopes.resize(window.x.len(), [0.0; 2]);
+        let kernels = &self.pooling.kernels;
+        kernels.define_gradient(window, g, &mut |i, by| slopes[i] = by);
+        for (at, by) in alone.area(o).all().zip(slopes) {
+            let Some(at) = tile.place(plane - tile.planes.start, at) else {
+                continue;
+            };
+            for (gradients, by) in gradients.iter_mut().zip(*by) {
+                if let Some(gradient) = gradients.get_mut(at) {
+                    *gradient = T::Compute::from_f64(gradient.to_f64() + by);
                 }
-            });
+            }
+        }
     }
 
     /// Rounds the gradients of a tile to their place in the output of its band.

@@ -147,7 +147,7 @@ impl<'a, T: Element> Pooling<'a, T> {
     pub fn alone(&self) -> Alone<'a, T> {
         Alone {
             x: self.x,
-            z: self.z,
+            z: self.traits.logits.then_some(self.z),
             geometry: self.geometry,
         }
     }
@@ -629,7 +629,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         self.alone().read(plane, o, window);
         let chosen = self.kernels.define(window) as usize;
         let [_, height, width] = self.geometry.axes;
-        let cell = self.alone().cells(o).nth(chosen);
+        let cell = self.alone().area(o).all().nth(chosen);
         let [depth, row, column] = cell.unwrap_or_default();
         ((depth * height.input + row) * width.input + column) as u32
     }

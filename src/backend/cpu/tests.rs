@@ -125,7 +125,7 @@ fn defined<T: Poolable>(
             let alone = pooling.alone();
             alone.read(plane, o, &mut window);
             ys.push(pooling.kernels.define(&window));
-            let places: Vec<_> = alone.cells(o).collect();
+            let places: Vec<_> = alone.area(o).all().collect();
             let g = grad.cell(plane, o).widen().to_f64();
             pooling.kernels.define_gradient(&window, g, &mut |i, by| {
                 let [d, h, w] = places[i];

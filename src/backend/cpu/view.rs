@@ -43,6 +43,16 @@ impl Area {
         [self.depths.start, self.rows.start, self.columns.start]
     }
 
+    /// Depth, row and column of each, in row-major order.
+    pub fn all(&self) -> impl Iterator<Item = [usize; 3]> {
+        let (rows, columns) = (self.rows.clone(), self.columns.clone());
+        self.depths.clone().flat_map(move |d| {
+            let columns = columns.clone();
+            rows.clone()
+                .flat_map(move |h| columns.clone().map(move |w| [d, h, w]))
+        })
+    }
+
     /// How many cells.
     pub fn cells(&self) -> usize {
         self.depths.len() * self.rows.len() * self.columns.len()
@@ -139,6 +149,22 @@ impl<'a, T> View<'a, T> {
     pub fn cell(&self, plane: usize, at: [usize; 3]) -> &'a T {
         let inside: usize = at.iter().zip(&self.strides[2..]).map(|(i, s)| i * s).sum();
         &self.data[self.origin(plane) + inside]
+    }
+
+    /// The cells of an area of a plane, in row-major order.
+    pub fn cells(&self, plane: usize, area: &Area) -> impl Iterator<Item = &'a T> {
+        let [_, _, of_depth, of_row, step] = self.strides;
+        let (rows, columns) = (area.rows.clone(), area.columns.clone());
+        let cells = &self.data[self.origin(plane)..];
+        area.depths.clone().flat_map(move |depth| {
+            let columns = columns.clone();
+            rows.clone().flat_map(move |row| {
+                let start = depth * of_depth + row * of_row;
+                columns
+                    .clone()
+                    .map(move |column| &cells[start + column * step])
+            })
+        })
     }
 }
 

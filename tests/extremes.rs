@@ -5,7 +5,8 @@ mod common;
 use candle_core::{DType, Device, Module, ModuleT, Result, Tensor, Var};
 use candle_softpool::{
     softmax_pool1d_with_stride, AdaptiveAvgPool2d, AdaptiveSoftPool2d, AvgPool1d, Gradient,
-    MaxPool1d, MaxPool3d, SoftPool1d, SoftPool2d, SoftPool3d, StochasticPool1d, StochasticPool3d,
+    LpPool1d, MaxPool1d, MaxPool3d, SoftPool1d, SoftPool2d, SoftPool3d, StochasticPool1d,
+    StochasticPool3d,
 };
 use common::device;
 
@@ -160,6 +161,37 @@ fn huge_kernels_strides_and_padding() -> Result<()> {
     let long = cell.broadcast_as((1, 1, 1 << 40))?;
     let ys = AvgPool1d::new(2).stride(1 << 39).forward(&long)?;
     assert_eq!(ys.flatten_all()?.to_vec1::<f32>()?, [1.0, 1.0]);
+    Ok(())
+}
+
+/// Powers beyond the range of their dtype.
+#[test]
+fn powers_that_overflow_or_vanish() -> Result<()> {
+    let cases: [(f64, [f64; 2]); 4] = [
+        (20.0, [1e-3, 5e-4]),
+        (20.0, [1e3, 5e2]),
+        (2.0, [1e-25, 3e-25]),
+        (0.5, [0.0, 1e-30]),
+    ];
+    for (p, x) in cases {
+        let xs = Var::from_tensor(&Tensor::new(&[[x]], &device())?.to_dtype(DType::F32)?)?;
+        let ys = LpPool1d::new(p, 2).forward(&xs)?;
+        let dx = ys
+            .sum_all()?
+            .backward()?
+            .remove(&xs)
+            .expect("depends on it");
+        let most = x[0].max(x[1]);
+        let sum: f64 = x.iter().map(|x| (x / most).powf(p)).sum();
+        let y = most * (sum / 2.0).powf(1.0 / p);
+        let (found, slope) = (cells(&ys)?[0], cells(&dx)?[1]);
+        assert!((found / y - 1.0).abs() < 1e-5, "p = {p}: {found} {y}");
+        let wanted = (x[1] / y).powf(p - 1.0) / 2.0;
+        assert!(
+            (slope - wanted).abs() <= 1e-5 * wanted,
+            "p = {p}: {slope} {wanted}"
+        );
+    }
     Ok(())
 }
 

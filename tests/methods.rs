@@ -209,6 +209,22 @@ proptest! {
         check(w, &layer, |cells| cells.iter().copied().fold(f64::NEG_INFINITY, f64::max)).unwrap();
     }
 
+    /// Of every plane, where many share a band.
+    #[test]
+    fn indices_and_draws_are_those_of_the_outputs(w in window(), planes in 1usize..20, seed: u64) {
+        let [d, h, width] = w.size;
+        let xs = Tensor::randn(0f64, 1., (planes, d, h, width), &CPU).unwrap();
+        let flat = |t: &Tensor| t.reshape((planes, ())).unwrap();
+        let (ys, indices) = windows!(w, MaxPool::<3>::new(w.kernel)).forward_with_indices(&xs).unwrap();
+        close(&flat(&xs).gather(&flat(&indices), 1).unwrap(), &flat(&ys), 0.0);
+
+        let xs = Var::from_tensor(&xs.abs().unwrap()).unwrap();
+        let drawn = windows!(w, StochasticPool::<3>::new(w.kernel)).seed(seed).forward_t(&xs, true).unwrap();
+        let times = drawn.sum_all().unwrap().backward().unwrap().remove(&xs).unwrap();
+        let total = |t: &Tensor| flat(t).sum(1).unwrap();
+        close(&total(&(xs.as_tensor() * &times).unwrap()), &total(&drawn), 1e-9);
+    }
+
     #[test]
     fn avg_is_its_definition(w in window()) {
         check(w, &windows!(w, AvgPool::<3>::new(w.kernel)).count_include_pad(false), mean).unwrap();

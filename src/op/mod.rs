@@ -41,7 +41,7 @@ fn contiguous(layout: &Layout) -> Result<Range<usize>> {
     }
 }
 
-/// An op's passes on GPUs: of the op and of each tensor's storage and layout, by the backend's functions.
+/// Writes an op's `cuda_fwd` and `metal_fwd`, which are the same but for the backend's module; without its feature an error.
 macro_rules! on_gpus {
     (|$op:ident, $($storage:ident, $layout:ident),+| $gpu:ident => $body:expr) => {
         on_gpus!(@on "cuda", cuda, cuda_fwd, CudaStorage, $op, $gpu, ($($storage, $layout),+), $body);

@@ -18,7 +18,7 @@ use candle_core::{bail, Module, Result, Tensor};
 /// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
 /// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`, not negative.
 ///
-/// f16 and bf16 are computed in f32. `|x|^p` must stay within the range of f32 (f64 for f64): magnitudes are not scaled.
+/// f16 and bf16 are computed in f32. Windows whose powers overflow or vanish are taken relative to their largest magnitude.
 /// A window of zeros has no derivative, it gives 0 as in PyTorch.
 ///
 /// ```

@@ -21,8 +21,9 @@ pub struct Columns<'a, C> {
     pub windows: Range<usize>,
     /// Planes abreast.
     pub unit: usize,
-    /// From a line to the next, and sums of no cells before the first column and behind the last.
+    /// From a line of sums to the next.
     pub pitch: usize,
+    /// Padded columns before the first: sums of no cells.
     pub before: usize,
     pub lines: [&'a mut [C]; 2],
     /// [`room`] for the lines of pieces.

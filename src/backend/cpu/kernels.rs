@@ -47,7 +47,6 @@ pub struct Traits {
     pub shifted: bool,
     pub logits: bool,
     pub places: bool,
-    pub terms: usize,
     pub counts_padding: bool,
 }
 
@@ -103,7 +102,6 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
             shifted: R::SHIFTED,
             logits: R::LOGITS,
             places: R::PLACES,
-            terms: R::TERMS,
             counts_padding: self.rule.counts_padding(),
         }
     }

@@ -58,7 +58,7 @@ pub struct Pieces {
 pub struct Piece {
     /// Rows of the patch.
     pub rows: Range<usize>,
-    /// Whether its sums are needed again after its first window has got them, or before that has got them all.
+    /// Whether its sums must be stored: a later piece of the same window, or a later window, still needs them.
     pub has_line: bool,
 }
 

@@ -17,6 +17,9 @@ pub struct Power {
 /// A sum of powers below this may have lost some.
 const LEAST_SUM: f64 = 1e-30;
 
+/// What a cell that is not zero has besides its power: nothing beside a sum of powers that holds.
+const LEAST_POWER: f64 = 1e-37;
+
 /// `v^p` for `v` from 0 on.
 #[inline(always)]
 fn power<V: Vector>(v: V, p: f64) -> V {
@@ -59,7 +62,10 @@ impl Rule for Power {
 
     #[inline(always)]
     fn lift<V: Vector>(self, cell: Cell<V>) -> [V; 2] {
-        [V::one(), power(cell.x.abs(), self.p)]
+        // Powers of cells that are not zero are not, so that windows whose powers vanish are seen not to hold.
+        let some = V::splat(V::Real::from_f64(LEAST_POWER));
+        let some = V::select(cell.x.equal(V::zero()), V::zero(), some);
+        [V::one(), power(cell.x.abs(), self.p).add(some)]
     }
 
     #[inline(always)]

@@ -12,10 +12,6 @@ pub struct Cuts {
     next: usize,
 }
 
-/// Rows that a piece may have, or as many as make as many pieces of a window: sums of many more, one after the other,
-/// would lose digits.
-const LEAST_MOST_ROWS: usize = 256;
-
 /// Bands of a plane that are remembered.
 const KEPT_CUTS: usize = 8;
 
@@ -86,7 +82,6 @@ impl Pieces {
 
     fn find(&mut self, span: &Span) {
         let first = span.cells.start;
-        let most = span.cells.len().isqrt().max(LEAST_MOST_ROWS);
         // Both ends of windows go up with the rows; `open` is the first that has begun and not ended, `end` its end.
         let (mut next, mut open) = (span.windows.start, 0);
         let mut begin = span.axis.window(next);
@@ -115,7 +110,6 @@ impl Pieces {
                 true => end.min(begin.start),
                 false => end,
             };
-            let stop = stop.min(row + most);
             self.all.push(Piece {
                 rows: row - first..stop - first,
                 has_line: false,

@@ -37,6 +37,19 @@ pub const SERIAL_CELLS: usize = 1 << 15;
 /// Cells of planes whose scratch memory threads keep from call to call: more would be much to hold on to.
 pub const KEPT_CELLS: usize = 1 << 15;
 
+/// Terms that are added up one after the other; sums of more are made of sums of so many, or of as many as there are sums.
+/// They would lose digits: terms that are equal, such as the weights of ReLU's zeros, are all rounded the same way.
+const SERIAL_TERMS: usize = 256;
+
+/// How many of so many terms are added up one after the other.
+#[inline(always)]
+pub fn serial_terms(count: usize) -> usize {
+    match count <= SERIAL_TERMS * SERIAL_TERMS {
+        true => SERIAL_TERMS,
+        false => count.isqrt(),
+    }
+}
+
 /// Cells whose keys in a race of stochastic pooling are held at once: they stay in a core's cache.
 pub const RACE_CELLS: usize = 1 << 16;
 

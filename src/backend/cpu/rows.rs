@@ -3,7 +3,7 @@
 //! All lines of a band are taken as one: the windows between two lines are made as well, and nobody looks at them.
 
 use super::aligned::Aligned;
-use super::plan::{is_ranged, Span, Step, ABREAST, SPLIT};
+use super::plan::{is_ranged, serial_terms, Span, Step, ABREAST, SPLIT};
 use super::rule::Join;
 use super::vector::{InstructionSet, Kernel, Real, Single, Vector, MOST_LANES};
 use std::marker::PhantomData;
@@ -394,9 +394,21 @@ impl<C: Real, J: Join> ApartBy<'_, C, J> {
         }
     }
 
-    /// The sums of cells side by side: of many by vectors first.
+    /// The sums of cells side by side.
     #[inline(always)]
     fn fold<V: Vector<Real = C>>(&self, cells: Range<usize>) -> [C; 2] {
+        let serial = serial_terms(cells.len() / V::LANES) * V::LANES;
+        let mut sums = self.fold_some::<V>(cells.start..cells.end.min(cells.start + serial));
+        for start in (cells.start..cells.end).step_by(serial).skip(1) {
+            let more = self.fold_some::<V>(start..cells.end.min(start + serial));
+            sums = join::<J, C>(sums, more);
+        }
+        sums
+    }
+
+    /// The sums of cells side by side: of many by vectors first.
+    #[inline(always)]
+    fn fold_some<V: Vector<Real = C>>(&self, cells: Range<usize>) -> [C; 2] {
         let [a, b] = self.0.rows.sums;
         let mut sums = J::IDENTITY.map(C::from_f64);
         let Range { mut start, end } = cells;

@@ -4,7 +4,7 @@
 //! sums of a row of windows are those of some pieces that follow each other.
 
 use super::pieces::{OfWindow, Pieces};
-use super::plan::{serial_terms, ABREAST};
+use super::plan::ABREAST;
 use super::rule::{Cell, Join, Rule};
 use super::vector::{prefetch, InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::Patch;
@@ -563,29 +563,19 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
         rows: &Range<usize>,
         at: usize,
     ) -> [V; 2] {
-        let depths = self.x.sizes[0];
-        let serial = serial_terms(rows.len() * depths);
         let (mut row, mut depth) = (rows.start, 0);
-        // The sums of all terms before the last few.
-        let (mut before, mut terms) = (None, 1);
         loop {
             depth += 1;
-            if depth == depths {
+            if depth == self.x.sizes[0] {
                 (row, depth) = (row + 1, 0);
                 if row == rows.end {
-                    return before.map_or(sums, |before| R::Join::join(before, sums));
+                    return sums;
                 }
             }
             let next = self.find(row, depth);
             // SAFETY: the caller's.
             let lifted = unsafe { self.row::<KEEP>(next, at) };
-            if terms == serial {
-                before = Some(before.map_or(sums, |before| R::Join::join(before, sums)));
-                (sums, terms) = (lifted, 1);
-                continue;
-            }
             sums = R::Join::join(sums, lifted);
-            terms += 1;
         }
     }
 

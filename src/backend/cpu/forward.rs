@@ -127,7 +127,8 @@ impl<T: Element> Sums<T> {
     /// Makes room for these windows, but for the sums of windows.
     fn grow(&mut self, windows: &Windows, geometry: &Geometry, keep: bool) {
         let Windows { rows, across, .. } = windows;
-        let pieces = self.cuts.of(rows, across);
+        let depths = geometry.axes[0].window(windows.depth).len();
+        let pieces = self.cuts.of(depths, rows, across);
         let cells = rows.windows.len().min(lines(rows, across)) * across.pitch
             + slack(across)
             + across.before;
@@ -244,7 +245,7 @@ impl<'a, T: Element> Pooling<'a, T> {
             windows: of_windows,
             shifts,
         } = sums;
-        let pieces = cuts.of(rows, across);
+        let pieces = cuts.of(area.depths.len(), rows, across);
         let lines = lines(rows, across);
         for i in 0..windows.groups() {
             let planes = windows.group(i);

@@ -1,6 +1,6 @@
 //! Rows cut into pieces, wherever a window begins or ends: windows that overlap share the sums of some.
 
-use super::plan::{slide, Span};
+use super::plan::{serial_terms, slide, Span};
 use crate::geometry::Axis;
 use std::ops::Range;
 
@@ -16,9 +16,12 @@ pub struct Cuts {
 const KEPT_CUTS: usize = 8;
 
 impl Cuts {
-    /// The pieces of these windows.
-    pub fn of(&mut self, rows: &Span, across: &Span) -> &Pieces {
-        let (windows, slide) = ((rows.axis, rows.windows.clone()), slide(rows, across));
+    /// The pieces of these windows, of so many depths.
+    pub fn of(&mut self, depths: usize, rows: &Span, across: &Span) -> &Pieces {
+        let (windows, slide) = (
+            (depths, rows.axis, rows.windows.clone()),
+            slide(rows, across),
+        );
         let is_same = |kept: &Pieces| kept.of == windows && kept.slide == slide;
         if let Some(i) = self.kept.iter().position(is_same) {
             return &self.kept[i];
@@ -39,7 +42,7 @@ impl Cuts {
 #[derive(Debug)]
 pub struct Pieces {
     /// The windows that they were cut for.
-    of: (Axis, Range<usize>),
+    of: (usize, Axis, Range<usize>),
     /// From top to bottom.
     pub all: Vec<Piece>,
     pub windows: Vec<OfWindow>,
@@ -67,7 +70,8 @@ pub struct OfWindow {
 }
 
 impl Pieces {
-    fn cut(span: &Span, of: (Axis, Range<usize>), slide: bool) -> Self {
+    fn cut(span: &Span, of: (usize, Axis, Range<usize>), slide: bool) -> Self {
+        let depths = of.0;
         let mut pieces = Self {
             of,
             all: vec![],
@@ -75,12 +79,14 @@ impl Pieces {
             turns: 1,
             slide,
         };
-        pieces.find(span);
+        let most = serial_terms(span.cells.len() * depths) / depths;
+        pieces.find(span, most.max(1));
         pieces.share();
         pieces
     }
 
-    fn find(&mut self, span: &Span) {
+    /// Cuts the rows, so that no piece has more than so many.
+    fn find(&mut self, span: &Span, most: usize) {
         let first = span.cells.start;
         // Both ends of windows go up with the rows; `open` is the first that has begun and not ended, `end` its end.
         let (mut next, mut open) = (span.windows.start, 0);
@@ -110,6 +116,7 @@ impl Pieces {
                 true => end.min(begin.start),
                 false => end,
             };
+            let stop = stop.min(row + most);
             self.all.push(Piece {
                 rows: row - first..stop - first,
                 has_line: false,

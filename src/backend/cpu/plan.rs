@@ -37,7 +37,7 @@ pub const SERIAL_CELLS: usize = 1 << 15;
 /// Cells of planes whose scratch memory threads keep from call to call: more would be much to hold on to.
 pub const KEPT_CELLS: usize = 1 << 15;
 
-/// Terms that are added up one after the other; sums of more are made of sums of so many, or of as many as there are sums.
+/// Terms that are added up one after the other, but for depths, of which a window has them all at once; sums of more are made of sums of so many, or of as many as there are sums.
 /// They would lose digits: terms that are equal, such as the weights of ReLU's zeros, are all rounded the same way.
 const SERIAL_TERMS: usize = 256;
 

@@ -24,8 +24,8 @@ pub struct Softmax<const LOGITS: bool> {
 pub struct ExactSoftPool(pub Softmax<false>);
 
 /// Exponents lose digits the further they lie from the shift: windows with a smaller total are too far. At 8 from it, which
-/// this allows, the four roundings of their mean come to 1.6e-6 of a gradient at the most; at 11 they were seen to be more
-/// than 2e-6 in one random pass of 850.
+/// this allows, the four roundings of their mean come to some 1.6e-6 of a gradient; at 11 they were seen to be more than
+/// 2e-6 in one random pass of 850.
 const LEAST_EXACT_TOTAL: f64 = 4e-3;
 
 /// Zero where `by` is zero, whatever the product is.

@@ -203,6 +203,21 @@ impl CustomOp2 for Pool {
     }
 }
 
+impl Backward {
+    fn on_cpu<T: cpu::Poolable>(
+        &self,
+        input: cpu::Input<'_, T>,
+        grad: cpu::View<'_, T>,
+    ) -> Result<Vec<T>> {
+        let Pool {
+            geometry,
+            method,
+            gradient,
+        } = &self.0;
+        cpu::backward(input, grad, geometry, *method, *gradient)
+    }
+}
+
 impl CustomOp2 for Backward {
     fn name(&self) -> &'static str {
         "pool-backward"
@@ -215,15 +230,10 @@ impl CustomOp2 for Backward {
         grad: &CpuStorage,
         of_grad: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let Pool {
-            geometry: g,
-            method,
-            gradient,
-        } = &self.0;
+        let rank = self.0.geometry.rank;
         let cells = dispatch!((input, grad), {
-            let x = cpu::View::new(input, layout, g.rank);
-            let grad = cpu::View::new(grad, of_grad, g.rank);
-            cpu::backward(x.into(), grad, g, *method, *gradient)?
+            let x = cpu::View::new(input, layout, rank);
+            self.on_cpu(x.into(), cpu::View::new(grad, of_grad, rank))?
         });
         Ok((cells, layout.shape().clone()))
     }
@@ -250,18 +260,13 @@ impl CustomOp3 for Backward {
         grad: &CpuStorage,
         of_grad: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let Pool {
-            geometry: g,
-            method,
-            gradient,
-        } = &self.0;
+        let rank = self.0.geometry.rank;
         let output = dispatch!((input, logits, grad), {
             let input = cpu::Input {
-                x: cpu::View::new(input, layout, g.rank),
-                logits: Some(cpu::View::new(logits, of_logits, g.rank)),
+                x: cpu::View::new(input, layout, rank),
+                logits: Some(cpu::View::new(logits, of_logits, rank)),
             };
-            let grad = cpu::View::new(grad, of_grad, g.rank);
-            cpu::backward(input, grad, g, *method, *gradient)?
+            self.on_cpu(input, cpu::View::new(grad, of_grad, rank))?
         });
         Ok((output, both(layout)))
     }

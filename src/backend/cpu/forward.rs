@@ -618,14 +618,14 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// The index in its plane of the cell that the window at `o` chooses by its definition.
-    #[cold]
     /// Whether the places of cells are numbers that the arithmetic has.
     pub fn can_index(&self, windows: &Windows) -> bool {
         let most = 2.0 / T::Compute::EPSILON.to_f64();
         windows.area(self.geometry).cells() as f64 <= most
     }
 
+    /// The index in its plane of the cell that the window at `o` chooses by its definition.
+    #[cold]
     fn choose(&self, plane: usize, o: [usize; 3], window: &mut Window) -> u32 {
         self.alone().read(plane, o, window);
         let chosen = self.kernels.define(window) as usize;

@@ -18,15 +18,17 @@ const KEPT_CUTS: usize = 8;
 impl Cuts {
     /// The pieces of these windows, of so many depths.
     pub fn of(&mut self, depths: usize, rows: &Span, across: &Span) -> &Pieces {
-        let (windows, slide) = (
-            (depths, rows.axis, rows.windows.clone()),
-            slide(rows, across),
-        );
-        let is_same = |kept: &Pieces| kept.of == windows && kept.slide == slide;
+        let of = Cut {
+            depths,
+            axis: rows.axis,
+            windows: rows.windows.clone(),
+            slide: slide(rows, across),
+        };
+        let is_same = |kept: &Pieces| kept.of == of;
         if let Some(i) = self.kept.iter().position(is_same) {
             return &self.kept[i];
         }
-        let pieces = Pieces::cut(rows, windows, slide);
+        let pieces = Pieces::cut(rows, of);
         if self.kept.len() < KEPT_CUTS {
             self.kept.push(pieces);
             return &self.kept[self.kept.len() - 1];
@@ -38,11 +40,20 @@ impl Cuts {
     }
 }
 
+/// What rows are cut for.
+#[derive(Debug, PartialEq, Eq)]
+struct Cut {
+    depths: usize,
+    axis: Axis,
+    windows: Range<usize>,
+    /// See [`Pieces::slide`].
+    slide: bool,
+}
+
 /// The rows of a band, cut wherever a window begins or ends.
 #[derive(Debug)]
 pub struct Pieces {
-    /// The windows that they were cut for.
-    of: (usize, Axis, Range<usize>),
+    of: Cut,
     /// From top to bottom.
     pub all: Vec<Piece>,
     pub windows: Vec<OfWindow>,
@@ -70,8 +81,8 @@ pub struct OfWindow {
 }
 
 impl Pieces {
-    fn cut(span: &Span, of: (usize, Axis, Range<usize>), slide: bool) -> Self {
-        let depths = of.0;
+    fn cut(span: &Span, of: Cut) -> Self {
+        let (depths, slide) = (of.depths, of.slide);
         let mut pieces = Self {
             of,
             all: vec![],

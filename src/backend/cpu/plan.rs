@@ -37,11 +37,12 @@ pub const SERIAL_CELLS: usize = 1 << 15;
 /// Cells of planes whose scratch memory threads keep from call to call: more would be much to hold on to.
 pub const KEPT_CELLS: usize = 1 << 15;
 
-/// Terms that are added up one after the other, but for depths, of which a window has them all at once; sums of more are made of sums of so many, or of as many as there are sums.
-/// They would lose digits: terms that are equal, such as the weights of ReLU's zeros, are all rounded the same way.
+/// Terms that are added up one after the other; of more, the sums of so many are added up. All in one sum would lose
+/// digits: terms that are equal, such as the weights of ReLU's zeros, are all rounded the same way.
+/// A row of more depths than this is an exception.
 const SERIAL_TERMS: usize = 256;
 
-/// How many of so many terms are added up one after the other.
+/// How many of so many terms are added up one after the other: about as many as there are such sums, if that is more.
 #[inline(always)]
 pub fn serial_terms(count: usize) -> usize {
     match count <= SERIAL_TERMS * SERIAL_TERMS {
@@ -262,9 +263,13 @@ impl Plan {
                 .min(width.input),
         };
         let depths = match depth.disjoint() && !is_ranged(depth) {
-            _ if columns < width.input => 1,
-            true => depth.stride.min(depth.input),
-            false => (2 * depth.kernel.min(depth.input)).min(depth.input),
+            true => depth.stride,
+            false => 2 * depth.kernel.min(depth.input),
+        };
+        // Parts of rows of several depths would not lie side by side.
+        let depths = match columns == width.input {
+            true => depths.min(depth.input),
+            false => 1,
         };
         let rows = match columns == width.input {
             true => {

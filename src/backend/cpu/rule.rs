@@ -54,6 +54,12 @@ impl Join for Add {
     }
 }
 
+/// Whether no window gives its cells anything. One term alone may be zero where those of several windows cancel.
+#[inline(always)]
+pub fn none_of_two<V: Vector>(terms: [V; 2]) -> V::Mask {
+    V::and(terms[0].equal(V::zero()), terms[1].equal(V::zero()))
+}
+
 /// A pooling method.
 pub trait Rule: Copy + Send + Sync + Debug + 'static {
     /// Whether weights are exponentials, which need a shift.

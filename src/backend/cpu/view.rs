@@ -152,19 +152,11 @@ impl<'a, T> View<'a, T> {
     }
 
     /// The cells of an area of a plane, in row-major order.
-    pub fn cells(&self, plane: usize, area: &Area) -> impl Iterator<Item = &'a T> {
+    pub fn cells(&self, plane: usize, area: &Area) -> impl Iterator<Item = &'a T> + use<'a, T> {
         let [_, _, of_depth, of_row, step] = self.strides;
-        let (rows, columns) = (area.rows.clone(), area.columns.clone());
         let cells = &self.data[self.origin(plane)..];
-        area.depths.clone().flat_map(move |depth| {
-            let columns = columns.clone();
-            rows.clone().flat_map(move |row| {
-                let start = depth * of_depth + row * of_row;
-                columns
-                    .clone()
-                    .map(move |column| &cells[start + column * step])
-            })
-        })
+        area.all()
+            .map(move |[d, h, w]| &cells[d * of_depth + h * of_row + w * step])
     }
 }
 

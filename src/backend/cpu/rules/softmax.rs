@@ -3,7 +3,7 @@
 //! With `e = exp(z − shift)` and `A = g/Σe` of each window, the gradients of a cell are
 //! `∂x = e·ΣA` with the weights taken as constants, and `∂z = e·(x·ΣA − ΣA·y)`.
 
-use super::super::rule::{Add, Cell, Rule, Window};
+use super::super::rule::{none_of_two, Add, Cell, Rule, Window};
 use super::super::vector::{Real, Vector};
 use std::f64::consts::{LN_2, LOG2_E};
 
@@ -146,8 +146,7 @@ impl<const LOGITS: bool> Rule for Softmax<LOGITS> {
         if !LOGITS {
             return [product_or_zero(e, terms[0]), V::zero()];
         }
-        // Of both, since shares may cancel while what goes with them does not.
-        let zero = V::and(terms[0].equal(V::zero()), terms[1].equal(V::zero()));
+        let zero = none_of_two(terms);
         let slope = cell.x.mul(terms[0]).sub(terms[1]);
         [
             V::select(zero, V::zero(), e.mul(terms[0])),
@@ -233,8 +232,7 @@ impl Rule for ExactSoftPool {
         let t = self.0.exponent(cell);
         let slope = t.mul_add(terms[0], V::zero().sub(terms[1]));
         let both = slope.mul_add(V::splat(V::Real::from_f64(LN_2)), terms[0]);
-        let zero = V::and(terms[0].equal(V::zero()), terms[1].equal(V::zero()));
-        let none = V::or(zero, e.equal(V::zero()));
+        let none = V::or(none_of_two(terms), e.equal(V::zero()));
         [V::select(none, V::zero(), e.mul(both)), V::zero()]
     }
 

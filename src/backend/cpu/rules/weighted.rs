@@ -1,7 +1,7 @@
 //! Means weighted by the positive activations themselves, the expectation of stochastic pooling:
 //! `y = Σ w·x / Σ w` with `w = max(x, 0)`; in a window without a positive activation all cells weigh the same.
 
-use super::super::rule::{Add, Cell, Rule, Window};
+use super::super::rule::{none_of_two, Add, Cell, Rule, Window};
 use super::super::vector::{Real, Vector};
 
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +54,7 @@ impl Rule for Weighted {
         let slope = x.mul(terms[0]).sub(terms[1]);
         let slope = V::select(x.greater(V::zero()), slope, V::zero());
         let dx = weight(x).mul_add(terms[0], slope);
-        let zero = V::and(terms[0].equal(V::zero()), terms[1].equal(V::zero()));
-        [V::select(zero, V::zero(), dx), V::zero()]
+        [V::select(none_of_two(terms), V::zero(), dx), V::zero()]
     }
 
     fn define(self, window: &Window) -> f64 {

@@ -1,5 +1,6 @@
 //! Gradients, band by band of the input: the windows of its cells are pooled again, and their terms spread.
 
+use super::again::AgainGradients;
 use super::aligned::Aligned;
 use super::direct::DirectGradients;
 use super::element::{Element, Narrow};
@@ -11,7 +12,7 @@ use super::spread::{Gradients, Spread, Spreading, MARGIN};
 use super::tiles::Band;
 use super::turn::Turn;
 use super::vector::{Real, MOST_LANES};
-use super::view::{Area, Gathered, Patch, View};
+use super::view::{overlap, Area, Gathered, Patch, View};
 use crate::geometry::Axis;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -72,6 +73,15 @@ impl Tile {
     /// From a depth of gradients to the next, and from a row.
     fn steps(&self) -> [usize; 2] {
         [self.row(0, 1, 0), self.row(0, 0, 1)]
+    }
+
+    /// The cells of an area that the tile has.
+    fn cells_of(&self, area: &Area) -> Area {
+        Area {
+            depths: overlap(&area.depths, &self.area.depths),
+            rows: overlap(&area.rows, &self.area.rows),
+            columns: overlap(&area.columns, &self.area.columns),
+        }
     }
 
     /// Where the gradient of a cell is, if the tile has it.
@@ -163,6 +173,9 @@ impl<T: Element> Backward<'_, T> {
                 } else {
                     self.spread(scratch, tile, &windows, !once);
                 }
+                if !all_hold {
+                    self.add_again(scratch, tile, &windows);
+                }
             }
             if !all_hold {
                 self.add_alone(scratch, tile, &windows);
@@ -252,11 +265,7 @@ impl<T: Element> Backward<'_, T> {
                 group[of_lines..].fill(T::Compute::default());
             }
         }
-        let area = Area {
-            depths: windows.depth..windows.depth + 1,
-            rows: windows.rows.windows.clone(),
-            columns: windows.across.windows.clone(),
-        };
+        let area = windows.outputs();
         let grads = &mut grads[MARGIN..MARGIN + places];
         let lanes = windows.across.lanes();
         let of_line = area.columns.len() * windows.across.unit;
@@ -338,11 +347,7 @@ impl<T: Element> Backward<'_, T> {
         let Windows { rows, across, .. } = windows;
         let pooling = &self.pooling;
         let area = windows.area(pooling.geometry);
-        let cells = Area {
-            depths: overlap(&area.depths, &tile.area.depths),
-            rows: overlap(&area.rows, &tile.area.rows),
-            columns: overlap(&area.columns, &tile.area.columns),
-        };
+        let cells = tile.cells_of(&area);
         let of_group = windows.of_group();
         let kept = windows.kept(&area);
         for i in 0..windows.groups() {
@@ -391,6 +396,33 @@ impl<T: Element> Backward<'_, T> {
                 }
             }
         }
+    }
+
+    /// What windows that hold by their own largest logits alone give their cells.
+    fn add_again(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
+        let Scratch {
+            sums,
+            of_grad,
+            values,
+            gradients: [of_x, of_z],
+            ..
+        } = scratch;
+        let (pooling, unit) = (&self.pooling, tile.unit);
+        let area = windows.area(pooling.geometry);
+        let cells = tile.cells_of(&area);
+        let outputs = windows.outputs();
+        let gathered = &mut sums.gathered;
+        pooling.again(windows, gathered, values, |planes, of| {
+            let to = tile.place(planes.start - tile.planes.start, cells.first());
+            let to = to.unwrap_or_default();
+            pooling.kernels.again_gradients(AgainGradients {
+                of,
+                grads: self.grads(planes, unit, &outputs, of_grad),
+                cells: cells.within(&area),
+                steps: tile.steps(),
+                to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
+            });
+        });
     }
 
     /// What windows that do not hold give their cells.
@@ -509,9 +541,4 @@ impl<T: Element> Backward<'_, T> {
             }
         }
     }
-}
-
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
-    let start = a.start.max(b.start);
-    start..a.end.min(b.end).max(start)
 }

@@ -1,5 +1,6 @@
 //! Outputs, band by band: down the columns, along the rows, and those windows that do not hold one by one.
 
+use super::again::Again;
 use super::aligned::Aligned;
 use super::columns::{kept_pitch, room, Columns, Shifts};
 use super::direct::Direct;
@@ -114,6 +115,16 @@ impl Windows {
         Way::of(depths, &self.rows, &self.across)
     }
 
+    /// Where their outputs are in a plane.
+    pub fn outputs(&self) -> Area {
+        Area {
+            depths: self.depth..self.depth + 1,
+            rows: self.rows.windows.clone(),
+            columns: self.across.windows.clone(),
+        }
+    }
+
+    /// The cells that they read.
     pub fn area(&self, geometry: &Geometry) -> Area {
         Area {
             depths: geometry.axes[0].window(self.depth),
@@ -433,6 +444,10 @@ impl<'a, T: Element> Pooling<'a, T> {
                     let values = &mut values[place..];
                     all_hold &= self.kernels.finish(sums, Finish { values });
                 });
+                if !all_hold {
+                    let again = |_, again: Again<'_, _>| self.kernels.again(again);
+                    self.again(windows, &mut sums.gathered, values, again);
+                }
                 all_hold
             }
         };
@@ -506,6 +521,47 @@ impl<'a, T: Element> Pooling<'a, T> {
                 let y = self.kernels.replace(self.kernels.define(window), T::MAX);
                 cell.write(T::round(y));
             }
+        }
+    }
+
+    /// Has windows pooled again where some do not hold: calls `pool` with the planes of each group of such.
+    pub fn again(
+        &self,
+        windows: &Windows,
+        gathered: &mut [Gathered<T>; 2],
+        values: &mut [T::Compute],
+        mut pool: impl FnMut(Range<usize>, Again<'_, T::Compute>),
+    ) {
+        if !self.traits.shifted {
+            return;
+        }
+        let Windows { rows, across, .. } = windows;
+        let area = windows.area(self.geometry);
+        let cells = |span: &Span, first: usize| -> Vec<_> {
+            let of_window = |o| span.axis.window(o).start - first..span.axis.window(o).end - first;
+            span.windows.clone().map(of_window).collect()
+        };
+        let rows_of = cells(rows, area.rows.start);
+        let columns = cells(across, area.columns.start);
+        let count = columns.len() * across.unit;
+        for group in 0..windows.groups() {
+            let planes = windows.group(group);
+            let values = &mut values[windows.start(planes.start, rows.windows.start)..];
+            let lines = values.chunks(across.lanes()).take(rows_of.len());
+            if lines.map(|line| numbers(&line[..count])).all(|all| all) {
+                continue;
+            }
+            let [x, z] = self.patches(planes.clone(), across.unit, &area, gathered);
+            let again = Again {
+                x,
+                z,
+                rows: &rows_of,
+                columns: &columns,
+                unit: across.unit,
+                values,
+                pitch: across.lanes(),
+            };
+            pool(planes, again);
         }
     }
 

@@ -1,5 +1,6 @@
 //! A rule compiled for an instruction set, behind one face: the engine's steps do not multiply by rules and sets.
 
+use super::again::{Again, AgainBy, AgainGradients, AgainGradientsBy};
 use super::columns::{Columns, Lift};
 use super::direct::{terms, Direct, DirectBy, DirectGradients, DirectGradientsBy};
 use super::element::Element;
@@ -33,6 +34,10 @@ pub trait Kernels<C>: Send + Sync {
     /// As [`Kernels::finish`].
     fn terms(&self, sums: Sums<'_, C>, to: Terms<'_, C>) -> bool;
     fn gradients(&self, work: Gradients<'_, C>);
+    /// The outputs of windows that do not hold, if they hold by their own largest logits.
+    fn again(&self, work: Again<'_, C>);
+    /// The same, and the gradients of their cells.
+    fn again_gradients(&self, work: AgainGradients<'_, C>);
     /// [`Rule::define`]
     fn define(&self, window: &Window) -> f64;
     /// [`Rule::define_gradient`]
@@ -160,6 +165,18 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
 
     fn gradients(&self, work: Gradients<'_, C>) {
         self.call(GradientsBy(work, self.rule));
+    }
+
+    fn again(&self, work: Again<'_, C>) {
+        if R::SHIFTED {
+            self.call(AgainBy(work, self.rule));
+        }
+    }
+
+    fn again_gradients(&self, work: AgainGradients<'_, C>) {
+        if R::SHIFTED {
+            self.call(AgainGradientsBy(work, self.rule));
+        }
     }
 
     fn define(&self, window: &Window) -> f64 {

@@ -4,6 +4,7 @@
 //! `plan` makes every choice; `columns` and `rows` do the work forward, `spread` on the way back, and `direct` both in
 //! registers where windows lie side by side. To read it, begin with `rule`, `view` and `tiles`.
 
+mod again;
 mod aligned;
 mod backward;
 mod columns;

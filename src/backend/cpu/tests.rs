@@ -1,13 +1,13 @@
 //! Every instruction set that this machine has gives for every method what its definition says.
 
-use super::rule::Window;
+use super::rule::{Cell, Window};
 use super::*;
 use crate::geometry::Windows;
 use candle_core::{Layout, Shape};
 use half::{bf16, f16};
 use plan::{Span, Way};
 use proptest::prelude::*;
-use vector::Real;
+use vector::{Real, Vector};
 
 const METHODS: [Method; 9] = [
     Method::SoftPool(Weighting {
@@ -82,6 +82,15 @@ fn values<T: Poolable>(mut state: u64, count: usize) -> Vec<T> {
         T::round((state >> 40) as f64 / f64::from(1 << 21) - 4.0)
     };
     (0..count).map(next).collect()
+}
+
+/// Those of some planes; every other plane has many windows far below its largest value.
+fn planes(state: u64, count: usize, cells: usize) -> Vec<f32> {
+    let mut all = values(state, count * cells);
+    for plane in all.chunks_exact_mut(cells).skip(1).step_by(2) {
+        plane.iter_mut().for_each(|v| *v *= 10.0);
+    }
+    all
 }
 
 /// The windows of every case, with and without ceil mode, and the shape of its input.
@@ -211,7 +220,7 @@ fn planes_abreast_have_the_bits_of_planes_alone() {
     for (geometry, shape) in geometries() {
         let planes = 2 * plan::ABREAST * rayon::current_num_threads();
         let cells: usize = shape[1..].iter().product();
-        let x = values::<f32>(1, planes * cells);
+        let x = self::planes(1, planes, cells);
         let abreast: Vec<f32> = (0..x.len())
             .map(|i| x[i % planes * cells + i / planes])
             .collect();
@@ -258,7 +267,7 @@ fn planes_abreast_have_the_bits_of_planes_alone() {
 fn a_plane_among_others_has_the_bits_that_it_has_alone() {
     for (geometry, shape) in geometries() {
         let [cells, outputs] = [geometry.input_cells(), geometry.output_cells()];
-        let x = values::<f32>(1, plan::ABREAST * cells);
+        let x = planes(1, plan::ABREAST, cells);
         let g = values::<f32>(2, plan::ABREAST * outputs);
         let [d, h, w] = geometry.axes.map(|axis| axis.output);
         for method in METHODS {
@@ -417,6 +426,106 @@ fn windows_that_do_not_hold_agree_too() {
             let step = x.len().div_ceil(3);
             x.iter_mut().step_by(step).for_each(|x| *x = value as f32);
         });
+    }
+}
+
+/// A rule whose windows must hold: nothing may ask for its definition.
+#[derive(Clone, Copy, Debug)]
+struct Holding<R>(R);
+
+impl<R: Rule> Rule for Holding<R> {
+    const SHIFTED: bool = R::SHIFTED;
+    const LOGITS: bool = R::LOGITS;
+    const TERMS: usize = R::TERMS;
+    type Join = R::Join;
+
+    fn logit<V: Vector>(self, x: V, z: V) -> V {
+        self.0.logit(x, z)
+    }
+
+    fn lift<V: Vector>(self, cell: Cell<V>) -> [V; 2] {
+        self.0.lift(cell)
+    }
+
+    fn finish<V: Vector>(self, sums: [V; 2]) -> V {
+        self.0.finish(sums)
+    }
+
+    fn holds<V: Vector>(self, sums: [V; 2], y: V) -> V::Mask {
+        self.0.holds(sums, y)
+    }
+
+    fn terms<V: Vector>(self, sums: [V; 2], y: V, g: V) -> [V; 2] {
+        self.0.terms(sums, y, g)
+    }
+
+    fn gradient<V: Vector>(self, cell: Cell<V>, weight: V, terms: [V; 2]) -> [V; 2] {
+        self.0.gradient(cell, weight, terms)
+    }
+
+    fn define(self, window: &Window) -> f64 {
+        panic!("{self:?} does not hold at {window:?}");
+    }
+
+    fn define_gradient(self, window: &Window, _: f64, _: impl FnMut(usize, [f64; 2])) {
+        panic!("{self:?} does not hold at {window:?}");
+    }
+}
+
+/// Activations and logits of which most windows have none that is near the largest of their band.
+#[test]
+fn finite_windows_far_below_their_band_hold_by_their_own_largest_logits() {
+    fn check<R: Rule>(rule: R, input: Input<'_, f32>, grad: View<'_, f32>, geometry: &Geometry) {
+        let cells = input.x.planes() * geometry.input_cells();
+        let by_definition = pooling(Arch::Portable, rule, input, geometry, Direction::Forward);
+        let (ys, [dx, dz]) = defined(&by_definition, grad, cells);
+        for arch in Arch::available() {
+            let what = format!("{arch:?}, {rule:?}, {geometry:?}");
+            let holding = Holding(rule);
+            // ExactSoftPool has no forward pass.
+            if R::TERMS == 1 || R::LOGITS {
+                let found = pool(arch, holding, input, geometry).unwrap();
+                assert_near(&what, &found, &ys, 2e-6);
+            }
+            let found = differentiate(arch, holding, input, grad, geometry).unwrap();
+            assert_near(&what, &found[..cells], &dx, 8e-6);
+            if R::LOGITS {
+                assert_near(&what, &found[cells..], &dz, 8e-6);
+            }
+        }
+    }
+
+    for (geometry, shape) in geometries() {
+        let count = shape.iter().product();
+        let stretched = |state| -> Vec<f32> {
+            let stretch = |v: f32| if v < 0.0 { 8.0 * v } else { 30.0 * v };
+            values(state, count).into_iter().map(stretch).collect()
+        };
+        let (x, z) = (values::<f32>(1, count), stretched(1));
+        let of_input = Layout::contiguous(Shape::from(&shape[..]));
+        let [x, z] = [&x, &z].map(|cells| View::new(cells, &of_input, 3));
+        let [d, h, w] = geometry.axes.map(|axis| axis.output);
+        let pooled = Layout::contiguous((shape[0], d, h, w));
+        let g = values(3, pooled.shape().elem_count());
+        let grad = View::new(&g, &pooled, 3);
+        for beta in [1.0, -1.0] {
+            let softmax = soft_pool(Weighting {
+                beta,
+                nan_to_num: false,
+            });
+            check(softmax, x.into(), grad, &geometry);
+            check(ExactSoftPool(softmax), x.into(), grad, &geometry);
+        }
+        let logits_of = Some(z);
+        check(
+            logits(),
+            Input {
+                x,
+                logits: logits_of,
+            },
+            grad,
+            &geometry,
+        );
     }
 }
 

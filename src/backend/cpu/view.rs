@@ -53,6 +53,13 @@ impl Area {
         })
     }
 
+    /// The depths, rows and columns of an area around it that it has.
+    pub fn within(&self, around: &Area) -> [Range<usize>; 3] {
+        let first = around.first();
+        let all = [&self.depths, &self.rows, &self.columns];
+        [0, 1, 2].map(|a| all[a].start - first[a]..all[a].end - first[a])
+    }
+
     /// How many cells.
     pub fn cells(&self) -> usize {
         self.depths.len() * self.rows.len() * self.columns.len()
@@ -447,6 +454,12 @@ impl<'a, T: Element> View<'a, T> {
 /// Whether cells are those of this area of a plane.
 fn is_of(of: &Option<(usize, Area)>, plane: usize, area: &Area) -> bool {
     matches!(of, Some((its_plane, its_area)) if *its_plane == plane && its_area == area)
+}
+
+/// What both have.
+pub fn overlap(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+    let start = a.start.max(b.start);
+    start..a.end.min(b.end).max(start)
 }
 
 /// Cells of a square that is gathered at a time, so that its cache lines stay.

@@ -57,6 +57,8 @@ pub trait Real: Copy + Default + PartialOrd + Debug + Send + Sync + 'static {
     const LEAST_TOTAL: Self;
     /// Terms up to this have finite sums and products.
     const MOST_TERM: Self;
+    /// 0, 1, 2 and so on: constants in memory, which is read sooner than they are made.
+    const INDICES: &'static [Self; MOST_LANES];
 
     fn from_f64(v: f64) -> Self;
     fn to_f64(self) -> f64;
@@ -87,6 +89,9 @@ macro_rules! real {
             const EXP2: &'static [Self] = &[$($c),+];
             const LEAST_TOTAL: Self = $least;
             const MOST_TERM: Self = $most;
+            const INDICES: &'static [Self; MOST_LANES] = &[
+                0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0,
+            ];
 
             #[inline(always)]
             fn from_f64(v: f64) -> Self {
@@ -219,11 +224,7 @@ pub trait Vector: Copy {
     /// 0, 1, 2 and so on.
     #[inline(always)]
     fn iota() -> Self {
-        let mut lanes = [Self::Real::default(); MOST_LANES];
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            *lane = Self::Real::from_f64(i as f64);
-        }
-        Self::load(&lanes)
+        Self::load(Self::Real::INDICES)
     }
 
     #[inline(always)]

@@ -39,11 +39,10 @@ use crate::geometry::Geometry;
 use backward::Backward;
 use candle_core::{Error, Layout, Result};
 use forward::Pooling;
-use kernels::Compile;
+use kernels::{Compile, Kernels};
 use plan::{Direction, Plan};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use rule::Rule;
 use rules::{Average, ExactSoftPool, Largest, Maximum, Power, Softmax, Weighted};
 use tiles::Tiling;
 use vector::Arch;
@@ -77,29 +76,7 @@ fn forward_on<T: Poolable>(
     geometry: &Geometry,
     method: Method,
 ) -> Result<Vec<T>> {
-    match method {
-        Method::SoftPool(weighting) => pool(arch, soft_pool(weighting), input, geometry),
-        Method::Logits => pool(arch, logits(), input, geometry),
-        Method::Average { count_include_pad } => {
-            pool(arch, Average { count_include_pad }, input, geometry)
-        }
-        Method::Power {
-            p,
-            sum,
-            count_include_pad,
-        } => pool(
-            arch,
-            Power {
-                p,
-                sum,
-                count_include_pad,
-            },
-            input,
-            geometry,
-        ),
-        Method::Weighted => pool(arch, Weighted, input, geometry),
-        Method::Maximum => pool(arch, Maximum, input, geometry),
-    }
+    pool(arch, compiled(arch, method, Pass::Forward), input, geometry)
 }
 
 /// The gradient of the activations from that of the outputs, contiguous, and behind it that of the logits if the method has some.
@@ -121,46 +98,49 @@ fn backward_on<T: Poolable>(
     method: Method,
     gradient: Gradient,
 ) -> Result<Vec<T>> {
+    let kernels = compiled(arch, method, Pass::Backward(gradient));
+    differentiate(arch, kernels, input, grad, geometry)
+}
+
+/// The way to the outputs, or back to these gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    Backward(Gradient),
+}
+
+/// The rule of a method, compiled for an instruction set.
+fn compiled<C: Compile>(arch: Arch, method: Method, pass: Pass) -> Box<dyn Kernels<C>> {
     match method {
-        Method::SoftPool(weighting) => {
-            let rule = soft_pool(weighting);
-            match gradient {
-                Gradient::Paper => differentiate(arch, rule, input, grad, geometry),
-                Gradient::Exact => differentiate(arch, ExactSoftPool(rule), input, grad, geometry),
+        Method::SoftPool(Weighting { beta, nan_to_num }) => {
+            let rule = Softmax::<false> { beta, nan_to_num };
+            match pass {
+                Pass::Backward(Gradient::Exact) => C::compile(arch, ExactSoftPool(rule)),
+                _ => C::compile(arch, rule),
             }
         }
-        Method::Logits => differentiate(arch, logits(), input, grad, geometry),
-        Method::Average { count_include_pad } => {
-            differentiate(arch, Average { count_include_pad }, input, grad, geometry)
+        Method::Logits => {
+            let (beta, nan_to_num) = (1.0, false);
+            C::compile(arch, Softmax::<true> { beta, nan_to_num })
         }
+        Method::Average { count_include_pad } => C::compile(arch, Average { count_include_pad }),
         Method::Power {
             p,
             sum,
             count_include_pad,
-        } => differentiate(
-            arch,
-            Power {
+        } => {
+            let rule = Power {
                 p,
                 sum,
                 count_include_pad,
-            },
-            input,
-            grad,
-            geometry,
-        ),
-        Method::Weighted => differentiate(arch, Weighted, input, grad, geometry),
-        Method::Maximum => differentiate(arch, Largest, input, grad, geometry),
-    }
-}
-
-fn soft_pool(Weighting { beta, nan_to_num }: Weighting) -> Softmax<false> {
-    Softmax { beta, nan_to_num }
-}
-
-fn logits() -> Softmax<true> {
-    Softmax {
-        beta: 1.0,
-        nan_to_num: false,
+            };
+            C::compile(arch, rule)
+        }
+        Method::Weighted => C::compile(arch, Weighted),
+        Method::Maximum => match pass {
+            Pass::Forward => C::compile(arch, Maximum),
+            Pass::Backward(_) => C::compile(arch, Largest),
+        },
     }
 }
 
@@ -169,17 +149,13 @@ fn logits() -> Softmax<true> {
 /// Planes have less than 2^32 cells.
 pub fn places<T: Poolable>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u32>> {
     let geometry = &settled(geometry);
+    let arch = Arch::best();
+    let kernels = T::Compute::compile(arch, Largest);
     // One plane after the other, so that bands are those of single planes, too.
     let pooling = Pooling {
         unit: 1,
         plan: Plan::forward(geometry),
-        ..pooling(
-            Arch::best(),
-            Largest,
-            x.into(),
-            geometry,
-            Direction::Forward,
-        )
+        ..pooling(arch, kernels, x.into(), geometry, Direction::Forward)
     };
     let sizes = geometry.axes.map(|axis| axis.output);
     let tiling = tiling(&x, geometry, sizes, pooling.plan);
@@ -228,14 +204,13 @@ where
 }
 
 /// A rule on these tensors.
-fn pooling<'a, T: Poolable, R: Rule>(
+fn pooling<'a, T: Poolable>(
     arch: Arch,
-    rule: R,
+    kernels: Box<dyn Kernels<T::Compute>>,
     input: Input<'a, T>,
     geometry: &'a Geometry,
     direction: Direction,
 ) -> Pooling<'a, T> {
-    let kernels = T::Compute::compile(arch, rule);
     let (x, z) = (input.x, input.logits.unwrap_or(input.x));
     let unit = plan::unit(geometry, x.planes(), direction);
     let plan = match direction {
@@ -276,33 +251,21 @@ fn tiling<T>(x: &View<'_, T>, geometry: &Geometry, sizes: [usize; 3], plan: Plan
     }
 }
 
-/// Whole planes, as many as are pooled abreast.
-fn whole(plan: Plan, sizes: [usize; 3]) -> Plan {
-    let [depths, rows, columns] = sizes;
-    let planes = plan.planes.next_multiple_of(plan::ABREAST);
-    Plan {
-        planes,
-        depths,
-        rows,
-        columns,
-    }
-}
-
-fn pool<T: Poolable, R: Rule>(
+fn pool<T: Poolable>(
     arch: Arch,
-    rule: R,
+    kernels: Box<dyn Kernels<T::Compute>>,
     input: Input<'_, T>,
     geometry: &Geometry,
 ) -> Result<Vec<T>> {
     let geometry = &settled(geometry);
-    let mut pooling = pooling(arch, rule, input, geometry, Direction::Forward);
+    let mut pooling = pooling(arch, kernels, input, geometry, Direction::Forward);
     if lie_abreast(&pooling) && plan::may_be_abreast(geometry) {
         pooling.unit = plan::ABREAST;
     }
     let sizes = geometry.axes.map(|axis| axis.output);
     let plan = match pooling.unit {
         1 => pooling.plan,
-        _ => whole(pooling.plan, sizes),
+        _ => pooling.plan.of_whole_planes(sizes),
     };
     let tiling = tiling(&input.x, geometry, sizes, plan);
     // SAFETY: `forward` writes an output for every window of its bands.
@@ -314,16 +277,16 @@ fn pool<T: Poolable, R: Rule>(
     output.ok_or_else(|| no_memory(&tiling))
 }
 
-fn differentiate<T: Poolable, R: Rule>(
+fn differentiate<T: Poolable>(
     arch: Arch,
-    rule: R,
+    kernels: Box<dyn Kernels<T::Compute>>,
     input: Input<'_, T>,
     grad: View<'_, T>,
     geometry: &Geometry,
 ) -> Result<Vec<T>> {
     let geometry = &settled(geometry);
     let mut backward = Backward {
-        pooling: pooling(arch, rule, input, geometry, Direction::Backward),
+        pooling: pooling(arch, kernels, input, geometry, Direction::Backward),
         grad,
     };
     let plan = backward.pooling.plan;
@@ -334,19 +297,14 @@ fn differentiate<T: Poolable, R: Rule>(
         && lie_abreast(&backward.pooling);
     backward.pooling.turned = turned;
     let sizes = geometry.axes.map(|axis| axis.input);
-    // The rows of several depths lie apart, so that a thread takes them all.
-    let rows = match plan.depths > 1 {
-        true => sizes[1],
-        false => plan.rows,
-    };
     let plan = match backward.pooling.unit {
-        1 if !turned => Plan { rows, ..plan },
-        _ => whole(plan, sizes),
+        1 if !turned => plan.of_whole_depths(sizes),
+        _ => plan.of_whole_planes(sizes),
     };
     let tiling = tiling(&input.x, geometry, sizes, plan);
     // SAFETY: `run` writes a gradient for every cell of its bands.
     let output = unsafe {
-        tiling.run(R::LOGITS, |scratch, bands, output| {
+        tiling.run(backward.pooling.traits.logits, |scratch, bands, output| {
             backward.run(scratch, bands, output)
         })
     };

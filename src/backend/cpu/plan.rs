@@ -296,6 +296,27 @@ impl Plan {
     }
 }
 
+/// What a thread takes at a time, of planes of so many depths, rows and columns.
+impl Plan {
+    /// Whole planes, as many as are pooled abreast.
+    pub fn of_whole_planes(self, [depths, rows, columns]: [usize; 3]) -> Self {
+        Self {
+            planes: self.planes.next_multiple_of(ABREAST),
+            depths,
+            rows,
+            columns,
+        }
+    }
+
+    /// All rows of several depths, which lie apart.
+    pub fn of_whole_depths(self, [_, rows, _]: [usize; 3]) -> Self {
+        match self.depths > 1 {
+            true => Self { rows, ..self },
+            false => self,
+        }
+    }
+}
+
 /// How the windows of a band are summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {

@@ -1,6 +1,6 @@
 //! Every instruction set that this machine has gives for every method what its definition says.
 
-use super::rule::{Cell, Window};
+use super::rule::{Cell, Rule, Window};
 use super::*;
 use crate::geometry::Windows;
 use candle_core::{Layout, Shape};
@@ -155,42 +155,16 @@ fn definition<T: Poolable>(
     method: Method,
     gradient: Gradient,
 ) -> (Vec<f64>, [Vec<f64>; 2]) {
-    fn by<T: Poolable, R: Rule>(
-        rule: R,
-        input: Input<'_, T>,
-        grad: View<'_, T>,
-        geometry: &Geometry,
-    ) -> (Vec<f64>, [Vec<f64>; 2]) {
-        let cells = input.x.planes() * geometry.input_cells();
-        let pooling = pooling(Arch::Portable, rule, input, geometry, Direction::Forward);
-        defined(&pooling, grad, cells)
-    }
-    match method {
-        Method::SoftPool(weighting) => match gradient {
-            Gradient::Paper => by(soft_pool(weighting), input, grad, geometry),
-            Gradient::Exact => by(ExactSoftPool(soft_pool(weighting)), input, grad, geometry),
-        },
-        Method::Logits => by(logits(), input, grad, geometry),
-        Method::Average { count_include_pad } => {
-            by(Average { count_include_pad }, input, grad, geometry)
-        }
-        Method::Power {
-            p,
-            sum,
-            count_include_pad,
-        } => by(
-            Power {
-                p,
-                sum,
-                count_include_pad,
-            },
-            input,
-            grad,
-            geometry,
-        ),
-        Method::Weighted => by(Weighted, input, grad, geometry),
-        Method::Maximum => by(Maximum, input, grad, geometry),
-    }
+    let pass = match method {
+        // Backward, its definition gives places.
+        Method::Maximum => Pass::Forward,
+        _ => Pass::Backward(gradient),
+    };
+    let arch = Arch::Portable;
+    let kernels = compiled(arch, method, pass);
+    let cells = input.x.planes() * geometry.input_cells();
+    let pooling = pooling(arch, kernels, input, geometry, Direction::Forward);
+    defined(&pooling, grad, cells)
 }
 
 /// How the first band of contiguous planes is summed.
@@ -477,17 +451,18 @@ impl<R: Rule> Rule for Holding<R> {
 fn finite_windows_far_below_their_band_hold_by_their_own_largest_logits() {
     fn check<R: Rule>(rule: R, input: Input<'_, f32>, grad: View<'_, f32>, geometry: &Geometry) {
         let cells = input.x.planes() * geometry.input_cells();
-        let by_definition = pooling(Arch::Portable, rule, input, geometry, Direction::Forward);
+        let (arch, direction) = (Arch::Portable, Direction::Forward);
+        let by_definition = pooling(arch, f32::compile(arch, rule), input, geometry, direction);
         let (ys, [dx, dz]) = defined(&by_definition, grad, cells);
         for arch in Arch::available() {
             let what = format!("{arch:?}, {rule:?}, {geometry:?}");
-            let holding = Holding(rule);
+            let holding = || f32::compile(arch, Holding(rule));
             // ExactSoftPool has no forward pass.
             if R::TERMS == 1 || R::LOGITS {
-                let found = pool(arch, holding, input, geometry).unwrap();
+                let found = pool(arch, holding(), input, geometry).unwrap();
                 assert_near(&what, &found, &ys, 2e-6);
             }
-            let found = differentiate(arch, holding, input, grad, geometry).unwrap();
+            let found = differentiate(arch, holding(), input, grad, geometry).unwrap();
             assert_near(&what, &found[..cells], &dx, 8e-6);
             if R::LOGITS {
                 assert_near(&what, &found[cells..], &dz, 8e-6);
@@ -509,23 +484,18 @@ fn finite_windows_far_below_their_band_hold_by_their_own_largest_logits() {
         let g = values(3, pooled.shape().elem_count());
         let grad = View::new(&g, &pooled, 3);
         for beta in [1.0, -1.0] {
-            let softmax = soft_pool(Weighting {
+            let softmax = Softmax::<false> {
                 beta,
                 nan_to_num: false,
-            });
-            check(softmax, x.into(), grad, &geometry);
-            check(ExactSoftPool(softmax), x.into(), grad, &geometry);
+            };
+            check(softmax, z.into(), grad, &geometry);
+            check(ExactSoftPool(softmax), z.into(), grad, &geometry);
         }
-        let logits_of = Some(z);
-        check(
-            logits(),
-            Input {
-                x,
-                logits: logits_of,
-            },
-            grad,
-            &geometry,
-        );
+        let softmax = Softmax::<true> {
+            beta: 1.0,
+            nan_to_num: false,
+        };
+        check(softmax, Input { x, logits: Some(z) }, grad, &geometry);
     }
 }
 

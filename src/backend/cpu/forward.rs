@@ -547,8 +547,8 @@ impl<'a, T: Element> Pooling<'a, T> {
         for group in 0..windows.groups() {
             let planes = windows.group(group);
             let values = &mut values[windows.start(planes.start, rows.windows.start)..];
-            let lines = values.chunks(across.lanes()).take(rows_of.len());
-            if lines.map(|line| numbers(&line[..count])).all(|all| all) {
+            let mut lines = values.chunks(across.lanes()).take(rows_of.len());
+            if lines.all(|line| numbers(&line[..count])) {
                 continue;
             }
             let [x, z] = self.patches(planes.clone(), across.unit, &area, gathered);

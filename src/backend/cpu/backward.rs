@@ -85,7 +85,7 @@ impl Tile {
     }
 
     /// Where the gradient of a cell is, if the tile has it.
-    fn place(&self, plane: usize, [d, h, w]: [usize; 3]) -> Option<usize> {
+    fn slot(&self, plane: usize, [d, h, w]: [usize; 3]) -> Option<usize> {
         let Area {
             depths,
             rows,
@@ -230,7 +230,7 @@ impl<T: Element> Backward<'_, T> {
         for i in 0..windows.groups() {
             let planes = windows.group(i);
             let first = windows.start(planes.start, windows.rows.windows.start);
-            let to = tile.place(i * tile.unit, area.first()).unwrap_or_default();
+            let to = tile.slot(i * tile.unit, area.first()).unwrap_or_default();
             all_hold &= self.pooling.kernels.direct_gradients(DirectGradients {
                 of: self.pooling.direct(windows, planes, &mut sums.gathered),
                 grads: &terms[0][MARGIN + first..],
@@ -250,30 +250,30 @@ impl<T: Element> Backward<'_, T> {
             terms,
             ..
         } = scratch;
-        let places = windows.places();
+        let slots = windows.slots();
         // Vectors may begin at the last window.
-        values.grow(places + MOST_LANES);
+        values.grow(slots + MOST_LANES);
         for terms in terms.iter_mut() {
-            terms.grow(MARGIN + places + MOST_LANES);
+            terms.grow(MARGIN + slots + MOST_LANES);
             terms[..MARGIN].fill(T::Compute::default());
         }
         let [grads, second] = terms;
         // What lies behind a group of planes is read, but not always written.
-        let of_lines = windows.rows.windows.len() * windows.across.lanes();
+        let of_lines = windows.rows.windows.len() * windows.across.slots();
         for terms in [&mut *grads, second] {
-            for group in terms[MARGIN..MARGIN + places].chunks_exact_mut(windows.of_group()) {
+            for group in terms[MARGIN..MARGIN + slots].chunks_exact_mut(windows.of_group()) {
                 group[of_lines..].fill(T::Compute::default());
             }
         }
         let area = windows.outputs();
-        let grads = &mut grads[MARGIN..MARGIN + places];
-        let lanes = windows.across.lanes();
+        let grads = &mut grads[MARGIN..MARGIN + slots];
+        let pitch = windows.across.slots();
         let of_line = area.columns.len() * windows.across.unit;
         for group in 0..windows.groups() {
             let planes = windows.group(group);
             let start = windows.start(planes.start, area.rows.start);
             let patch = self.grads(planes, windows.across.unit, &area, of_grad);
-            let lines = grads[start..start + of_lines].chunks_exact_mut(lanes);
+            let lines = grads[start..start + of_lines].chunks_exact_mut(pitch);
             for (i, line) in lines.enumerate() {
                 let (cells, between) = line.split_at_mut(of_line);
                 cells.copy_from_slice(&patch.from(0, i, 0)[..of_line]);
@@ -312,17 +312,17 @@ impl<T: Element> Backward<'_, T> {
         let [first, second] = terms;
         let keep = self.pooling.traits.shifted;
         let mut all_hold = true;
-        self.pooling.sum(windows, keep, sums, |place, sums| {
+        self.pooling.sum(windows, keep, sums, |slot, sums| {
             let to = Terms {
-                values: &mut values[place..],
-                terms: [&mut first[MARGIN + place..], &mut second[MARGIN + place..]],
+                values: &mut values[slot..],
+                terms: [&mut first[MARGIN + slot..], &mut second[MARGIN + slot..]],
             };
             all_hold &= self.pooling.kernels.terms(sums, to);
         });
         if self.pooling.traits.places && !self.pooling.can_index(windows) {
-            values[..windows.places()].fill(T::Compute::NAN);
+            values[..windows.slots()].fill(T::Compute::NAN);
             for terms in [first, second] {
-                terms[MARGIN..MARGIN + windows.places()].fill(T::Compute::default());
+                terms[MARGIN..MARGIN + windows.slots()].fill(T::Compute::default());
             }
             return false;
         }
@@ -335,7 +335,7 @@ impl<T: Element> Backward<'_, T> {
             sums:
                 Sums {
                     gathered,
-                    kept: all_kept,
+                    weights: all_weights,
                     shifts,
                     ..
                 },
@@ -349,10 +349,10 @@ impl<T: Element> Backward<'_, T> {
         let area = windows.area(pooling.geometry);
         let cells = tile.cells_of(&area);
         let of_group = windows.of_group();
-        let kept = windows.kept(&area);
+        let weights = windows.weights(&area);
         for i in 0..windows.groups() {
             let [x, z] = pooling.patches(windows.group(i), tile.unit, &area, gathered);
-            let to = tile.place(i * tile.unit, cells.first()).unwrap_or_default();
+            let to = tile.slot(i * tile.unit, cells.first()).unwrap_or_default();
             pooling.kernels.gradients(Gradients {
                 spreads: [0, 1].map(|t| Spread {
                     rows,
@@ -365,7 +365,7 @@ impl<T: Element> Backward<'_, T> {
                 x,
                 z,
                 shifts: &shifts[i],
-                kept: all_kept.get(i * kept..).unwrap_or_default(),
+                weights: all_weights.get(i * weights..).unwrap_or_default(),
                 add,
                 steps: tile.steps(),
                 to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
@@ -390,7 +390,7 @@ impl<T: Element> Backward<'_, T> {
                     if place.is_nan() {
                         continue;
                     }
-                    if let Some(to) = tile.place(i, chosen.cell(place)) {
+                    if let Some(to) = tile.slot(i, chosen.cell(place)) {
                         gradients[0][to] = gradients[0][to].add(terms[0][MARGIN + at]);
                     }
                 }
@@ -413,7 +413,7 @@ impl<T: Element> Backward<'_, T> {
         let outputs = windows.outputs();
         let gathered = &mut sums.gathered;
         pooling.again(windows, gathered, values, |planes, of| {
-            let to = tile.place(planes.start - tile.planes.start, cells.first());
+            let to = tile.slot(planes.start - tile.planes.start, cells.first());
             let to = to.unwrap_or_default();
             pooling.kernels.again_gradients(AgainGradients {
                 of,
@@ -443,8 +443,8 @@ impl<T: Element> Backward<'_, T> {
                 continue;
             }
             for plane in planes {
-                for (place, o) in windows.line(plane, row).zip(columns.clone()) {
-                    if scratch.values[place].to_f64().is_nan() {
+                for (slot, o) in windows.line(plane, row).zip(columns.clone()) {
+                    if scratch.values[slot].to_f64().is_nan() {
                         self.add_window(scratch, tile, plane, [windows.depth, row, o]);
                     }
                 }
@@ -468,7 +468,7 @@ impl<T: Element> Backward<'_, T> {
         let kernels = &self.pooling.kernels;
         kernels.define_gradient(window, g, &mut |i, by| slopes[i] = by);
         for (at, by) in alone.area(o).all().zip(slopes) {
-            let Some(at) = tile.place(plane - tile.planes.start, at) else {
+            let Some(at) = tile.slot(plane - tile.planes.start, at) else {
                 continue;
             };
             for (gradients, by) in gradients.iter_mut().zip(*by) {

@@ -28,8 +28,8 @@ pub struct Columns<'a, C> {
     pub lines: [&'a mut [C]; 2],
     /// [`room`] for the lines of pieces.
     pub shared: [&'a mut [C]; 2],
-    /// Where the first sums of cells are to be kept, row after row with [`kept_pitch`].
-    pub kept: Option<&'a mut [C]>,
+    /// Where the first sums of cells, which are their weights, are to be kept: row after row with [`weights_pitch`].
+    pub weights: Option<&'a mut [C]>,
 }
 
 /// The largest logit of a plane, repeated, or those of planes abreast, twice.
@@ -51,11 +51,11 @@ struct Row {
     z: usize,
     /// Cells before it in its patch, in row-major order.
     place: usize,
-    kept: usize,
+    weights: usize,
 }
 
-/// From a row of kept sums to the next: vectors may reach behind the last cell.
-pub fn kept_pitch(columns: usize) -> usize {
+/// From a row of weights to the next: vectors may reach behind the last cell.
+pub fn weights_pitch(columns: usize) -> usize {
     columns.next_multiple_of(MOST_LANES)
 }
 
@@ -64,7 +64,7 @@ pub fn kept_pitch(columns: usize) -> usize {
 fn pitch_of_pieces(pieces: &Pieces, width: usize, pitch: usize) -> usize {
     match pieces.slide {
         true => pitch,
-        false => kept_pitch(width),
+        false => weights_pitch(width),
     }
 }
 
@@ -81,7 +81,7 @@ impl<C: Real, R: Rule> Kernel for Lift<'_, C, R> {
 
     #[inline(always)]
     fn run<I: InstructionSet>(self) {
-        match self.0.kept {
+        match self.0.weights {
             Some(_) if R::SHIFTED => self.sum::<C::Vector<I>, true>(),
             _ => self.sum::<C::Vector<I>, false>(),
         }
@@ -103,7 +103,7 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
                 before,
                 lines: [to_a, to_b],
                 shared: [shared_a, shared_b],
-                kept,
+                weights,
             },
             rule,
         ) = self;
@@ -115,8 +115,8 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
         let last = (depths - 1, height - 1);
         assert!(x.at(last.0, last.1) + reach <= x.cells.len());
         assert!(z.at(last.0, last.1) + reach <= z.cells.len());
-        let kept = kept.unwrap_or_default();
-        assert!(!KEEP || depths * height * kept_pitch(width) <= kept.len());
+        let weights = weights.unwrap_or_default();
+        assert!(!KEEP || depths * height * weights_pitch(width) <= weights.len());
         assert!(pieces.height() <= height);
         let of_lines = windows.len().saturating_sub(1) * pitch;
         let of_last = (before + reach).max(pitch + before + V::LANES);
@@ -152,7 +152,7 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
                 },
                 ring,
                 next_band: x.at(last.0, last.1) + reach,
-                kept,
+                weights,
             };
             // SAFETY: as asserted above; what is written behind some columns, or a line, is written again later.
             unsafe {
@@ -354,7 +354,7 @@ struct Lifting<'a, C, V, R> {
     ring: Ring<C>,
     /// From a cell to that of the next band, roughly.
     next_band: usize,
-    kept: &'a mut [C],
+    weights: &'a mut [C],
 }
 
 /// Where the sums of a piece go.
@@ -588,7 +588,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
             x: self.x.at(depth, row),
             z: self.z.at(depth, row),
             place: index * width,
-            kept: index * kept_pitch(width),
+            weights: index * weights_pitch(width),
         }
     }
 
@@ -599,7 +599,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
     /// As for [`Lifting::windows`].
     #[inline(always)]
     unsafe fn row<const KEEP: bool>(&mut self, row: Row, start: usize) -> [V; 2] {
-        let (of_x, of_z, kept) = (row.x + start, row.z + start, row.kept + start);
+        let (of_x, of_z, weights) = (row.x + start, row.z + start, row.weights + start);
         // SAFETY: the caller's.
         unsafe {
             prefetch(self.x.cells, of_x + self.next_band);
@@ -618,7 +618,7 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
             let shift = self.shift;
             let lifted = self.rule.lift(Cell { x, z, shift, place });
             if KEEP {
-                lifted[0].store(self.kept.get_unchecked_mut(kept..kept + V::LANES));
+                lifted[0].store(self.weights.get_unchecked_mut(weights..weights + V::LANES));
             }
             lifted
         }

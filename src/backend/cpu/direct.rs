@@ -38,7 +38,7 @@ pub struct DirectGradients<'a, C> {
 
 /// A vector of windows of a line: of windows side by side, or of one window in planes abreast.
 #[derive(Clone, Copy)]
-struct Place {
+struct Block {
     line: usize,
     /// The first window, and its plane.
     window: usize,
@@ -65,10 +65,10 @@ impl<C: Real> Direct<'_, C> {
     }
 
     #[inline(always)]
-    fn place(&self, line: usize, vector: usize, lanes: usize) -> Place {
+    fn block(&self, line: usize, vector: usize, lanes: usize) -> Block {
         let at = vector * lanes;
         if self.unit > 1 {
-            return Place {
+            return Block {
                 line,
                 window: at / ABREAST,
                 lane: at % ABREAST,
@@ -76,7 +76,7 @@ impl<C: Real> Direct<'_, C> {
             };
         }
         let columns = self.windows[1];
-        Place {
+        Block {
             line,
             // The last vector reaches back over windows of the one before, if there is one.
             window: at.min(columns.saturating_sub(lanes)),
@@ -87,15 +87,15 @@ impl<C: Real> Direct<'_, C> {
 
     /// The index of the first window of a vector.
     #[inline(always)]
-    fn index(&self, place: Place) -> usize {
-        (place.line * self.windows[1] + place.window) * self.unit + place.lane
+    fn index(&self, block: Block) -> usize {
+        (block.line * self.windows[1] + block.window) * self.unit + block.lane
     }
 
     /// Depth and row, in the patch, of this row of a window.
     #[inline(always)]
-    fn row(&self, place: Place, row: usize) -> [usize; 2] {
+    fn row(&self, block: Block, row: usize) -> [usize; 2] {
         let depths = self.x.sizes[0];
-        [row % depths, place.line * self.stride + row / depths]
+        [row % depths, block.line * self.stride + row / depths]
     }
 
     fn assert_inside(&self) {
@@ -125,7 +125,7 @@ impl<C: Real> Direct<'_, C> {
     unsafe fn load<V: Vector<Real = C>, const ROWS: usize>(
         &self,
         patch: &Patch<'_, C>,
-        place: Place,
+        block: Block,
     ) -> Rows<V, ROWS> {
         let mut cells = [[V::zero(); COLUMNS]; ROWS];
         let across = if self.unit > 1 {
@@ -134,8 +134,8 @@ impl<C: Real> Direct<'_, C> {
             V::LANES
         };
         for (i, cells) in cells.iter_mut().enumerate() {
-            let [depth, row] = self.row(place, i);
-            let start = patch.at(depth, row) + place.window * COLUMNS * patch.across + place.lane;
+            let [depth, row] = self.row(block, i);
+            let start = patch.at(depth, row) + block.window * COLUMNS * patch.across + block.lane;
             for (column, cells) in cells.iter_mut().enumerate() {
                 let at = start + column * across;
                 prefetch(patch.cells, at + AHEAD / mem::size_of::<C>());
@@ -167,12 +167,12 @@ impl<V: Vector, const ROWS: usize> Pooled<V, ROWS> {
     ///
     /// As for [`Direct::load`].
     #[inline(always)]
-    unsafe fn new<R: Rule>(rule: R, of: &Direct<'_, V::Real>, place: Place) -> Self {
+    unsafe fn new<R: Rule>(rule: R, of: &Direct<'_, V::Real>, block: Block) -> Self {
         // SAFETY: the caller's.
-        let x = unsafe { of.load::<V, ROWS>(&of.x, place) };
+        let x = unsafe { of.load::<V, ROWS>(&of.x, block) };
         let z = match R::LOGITS {
             // SAFETY: the caller's.
-            true => unsafe { of.load::<V, ROWS>(&of.z, place) },
+            true => unsafe { of.load::<V, ROWS>(&of.z, block) },
             false => x,
         };
         let mut shift = V::zero();
@@ -257,10 +257,10 @@ impl<C: Real, R: Rule, E: Ending<C>> DirectBy<'_, C, R, E> {
         let Self(direct, rule, ending) = self;
         for line in 0..direct.windows[0] {
             for vector in 0..direct.vectors(V::LANES) {
-                let place = direct.place(line, vector, V::LANES);
+                let block = direct.block(line, vector, V::LANES);
                 // SAFETY: asserted in `run`.
-                let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, place) };
-                ending.take(direct.index(place), pooled.sums, place.count);
+                let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, block) };
+                ending.take(direct.index(block), pooled.sums, block.count);
             }
         }
     }
@@ -301,15 +301,15 @@ impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
         let mut all = true;
         for line in 0..direct.windows[0] {
             for vector in 0..direct.vectors(V::LANES) {
-                let place = direct.place(line, vector, V::LANES);
+                let block = direct.block(line, vector, V::LANES);
                 // SAFETY: asserted in `run`.
-                let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, place) };
-                let at = direct.index(place);
+                let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, block) };
+                let at = direct.index(block);
                 let (y, holds, mut terms) = terms(*rule, pooled.sums, V::load(&grads[at..]));
-                all &= V::all_below(holds, place.count);
+                all &= V::all_below(holds, block.count);
                 V::select(holds, y, nan).store(&mut values[at..]);
                 // What is no window's gets no gradient.
-                let given = V::and(holds, V::below(place.count));
+                let given = V::and(holds, V::below(block.count));
                 for term in terms.iter_mut().take(R::TERMS) {
                     *term = V::select(given, *term, zero);
                 }
@@ -320,8 +320,8 @@ impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
                         let of_cell = rule.gradient(pooled.cell::<R>(row, column), weight, terms);
                         [dx[column], dz[column]] = of_cell;
                     }
-                    let [d, h] = direct.row(place, row);
-                    let skip = place.window * COLUMNS * direct.unit + place.lane;
+                    let [d, h] = direct.row(block, row);
+                    let skip = block.window * COLUMNS * direct.unit + block.lane;
                     let to = d * steps[0] + h * steps[1] + skip;
                     store(direct.unit, dx, &mut of_x[to..]);
                     if R::LOGITS {

@@ -2,7 +2,7 @@
 
 use super::again::Again;
 use super::aligned::Aligned;
-use super::columns::{kept_pitch, room, Columns, Shifts};
+use super::columns::{room, weights_pitch, Columns, Shifts};
 use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
@@ -45,8 +45,8 @@ pub struct Sums<T: Element> {
     /// Sums of columns: a line for each piece that windows share, and one for each of some rows of windows.
     shared: [Aligned<T::Compute>; 2],
     lines: [Aligned<T::Compute>; 2],
-    /// The first sums of single cells, plane after plane: see [`Columns::kept`].
-    pub kept: Aligned<T::Compute>,
+    /// The weights of cells, plane after plane: see [`Columns::weights`].
+    pub weights: Aligned<T::Compute>,
     groups: Groups<T::Compute>,
     /// Sums of windows, line after line; whole vectors.
     windows: [Aligned<T::Compute>; 2],
@@ -79,34 +79,34 @@ impl Windows {
         start..self.planes.end.min(start + self.across.unit)
     }
 
-    /// Places for windows, those between lines included; whole vectors.
-    pub fn places(&self) -> usize {
+    /// Slots for what is known of windows, those between lines included; whole vectors.
+    pub fn slots(&self) -> usize {
         self.groups() * self.of_group()
     }
 
     /// Those of a plane, or of planes abreast.
     pub fn of_group(&self) -> usize {
-        (self.rows.windows.len() * self.across.lanes()).next_multiple_of(MOST_LANES)
+        (self.rows.windows.len() * self.across.slots()).next_multiple_of(MOST_LANES)
     }
 
-    /// The place of the first window of a row.
+    /// The slot of the first window of a row.
     pub fn start(&self, plane: usize, row: usize) -> usize {
         let unit = self.across.unit;
         let plane = plane - self.planes.start;
         let line = row - self.rows.windows.start;
-        plane / unit * self.of_group() + line * self.across.lanes() + plane % unit
+        plane / unit * self.of_group() + line * self.across.slots() + plane % unit
     }
 
-    /// The places of the windows of a row, window by window.
+    /// The slots of the windows of a row, window by window.
     pub fn line(&self, plane: usize, row: usize) -> StepBy<Range<usize>> {
         let (start, unit) = (self.start(plane, row), self.across.unit);
         (start..start + self.across.windows.len() * unit).step_by(unit)
     }
 
-    /// Room for the sums of the single cells of a group.
-    pub fn kept(&self, area: &Area) -> usize {
+    /// Room for the weights of the cells of a group.
+    pub fn weights(&self, area: &Area) -> usize {
         let columns = area.columns.len() * self.across.unit;
-        area.depths.len() * area.rows.len() * kept_pitch(columns)
+        area.depths.len() * area.rows.len() * weights_pitch(columns)
     }
 
     /// How they are summed.
@@ -149,8 +149,8 @@ impl<T: Element> Sums<T> {
             shared.grow(room);
         }
         if keep {
-            let kept = windows.kept(&windows.area(geometry));
-            self.kept.grow(windows.groups() * kept + MOST_LANES);
+            let weights = windows.weights(&windows.area(geometry));
+            self.weights.grow(windows.groups() * weights + MOST_LANES);
         }
     }
 }
@@ -233,8 +233,8 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// Sums these windows, and brings the sums of some lines at a time to their ending, with the first place of theirs.
-    /// The first sums of their cells are kept if asked.
+    /// Sums these windows, and brings the sums of some lines at a time to their ending, with the first slot of theirs.
+    /// The weights of their cells are kept if asked.
     pub fn sum(
         &self,
         windows: &Windows,
@@ -251,7 +251,7 @@ impl<'a, T: Element> Pooling<'a, T> {
             cuts,
             shared: [shared_a, shared_b],
             lines: [a, b],
-            kept,
+            weights,
             groups,
             windows: of_windows,
             shifts,
@@ -263,7 +263,7 @@ impl<'a, T: Element> Pooling<'a, T> {
             let patches = self.patches(planes.clone(), across.unit, &area, gathered);
             let of_group = self.shifts(&patches, across.unit);
             shifts.push(of_group);
-            let skip = i * windows.kept(&area);
+            let skip = i * windows.weights(&area);
             for start in rows.windows.clone().step_by(lines) {
                 let some = Windows {
                     planes: planes.clone(),
@@ -284,7 +284,7 @@ impl<'a, T: Element> Pooling<'a, T> {
                     before: across.before,
                     lines: [a, b],
                     shared: [shared_a, shared_b],
-                    kept: keep.then(|| &mut kept[skip..]),
+                    weights: keep.then(|| &mut weights[skip..]),
                 });
                 if self.traits.counts_padding {
                     self.count_padding(&some, a);
@@ -315,15 +315,15 @@ impl<'a, T: Element> Pooling<'a, T> {
         if Step::of(&across.axis).in_vectors() {
             return kernels::Sums::Rows(rows);
         }
-        let places = windows.places();
+        let slots = windows.slots();
         let [a, b] = to;
-        a.grow(places);
-        b.grow(places);
+        a.grow(slots);
+        b.grow(slots);
         self.kernels.apart(Apart { rows, to: [a, b] });
         if self.traits.counts_padding && is_ranged(&across.axis) {
             self.count_ranged(windows, a);
         }
-        kernels::Sums::Windows([&a[..places], &b[..places]])
+        kernels::Sums::Windows([&a[..slots], &b[..slots]])
     }
 
     /// Counts the padded columns of windows whose padding is no part of a line.
@@ -339,8 +339,8 @@ impl<'a, T: Element> Pooling<'a, T> {
             for row in rows.windows.clone() {
                 let of_rows = padded_len(&rows.axis, row) as f64 * of_depths;
                 let line = windows.line(plane, row);
-                for (place, o) in line.zip(across.windows.clone()) {
-                    let count = &mut counts[place];
+                for (slot, o) in line.zip(across.windows.clone()) {
+                    let count = &mut counts[slot];
                     let missing = padded_len(&across.axis, o) - across.axis.window(o).len();
                     *count = count.add(T::Compute::from_f64(missing as f64 * of_rows));
                 }
@@ -419,7 +419,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// The outputs of these windows, in their places among those of the band.
+    /// The outputs of these windows, where they are among those of the band.
     fn pool(
         &self,
         windows: &Windows,
@@ -433,15 +433,15 @@ impl<'a, T: Element> Pooling<'a, T> {
             plane_by_plane,
             window,
         } = scratch;
-        let places = windows.places();
+        let slots = windows.slots();
         // Vectors may begin at the last window.
-        values.grow(places + MOST_LANES);
+        values.grow(slots + MOST_LANES);
         let all_hold = match windows.way(self.geometry) {
             Way::Direct => self.pool_directly(windows, &mut sums.gathered, values),
             _ => {
                 let mut all_hold = true;
-                self.sum(windows, false, sums, |place, sums| {
-                    let values = &mut values[place..];
+                self.sum(windows, false, sums, |slot, sums| {
+                    let values = &mut values[slot..];
                     all_hold &= self.kernels.finish(sums, Finish { values });
                 });
                 if !all_hold {
@@ -451,13 +451,13 @@ impl<'a, T: Element> Pooling<'a, T> {
                 all_hold
             }
         };
-        let values = &values[..places];
+        let values = &values[..slots];
         let columns = windows.across.windows.len();
         let (rows, of_band) = (windows.rows.windows.clone(), band.rows.len());
         for group in 0..windows.groups() {
             let planes = windows.group(group);
             let start = windows.start(planes.start, rows.start);
-            let (mut pitch, mut lines) = (windows.across.lanes(), &values[start..]);
+            let (mut pitch, mut lines) = (windows.across.slots(), &values[start..]);
             let unit = windows.across.unit;
             if unit > 1 {
                 // Planes abreast, one after the other.
@@ -547,7 +547,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         for group in 0..windows.groups() {
             let planes = windows.group(group);
             let values = &mut values[windows.start(planes.start, rows.windows.start)..];
-            let mut lines = values.chunks(across.lanes()).take(rows_of.len());
+            let mut lines = values.chunks(across.slots()).take(rows_of.len());
             if lines.all(|line| numbers(&line[..count])) {
                 continue;
             }
@@ -559,7 +559,7 @@ impl<'a, T: Element> Pooling<'a, T> {
                 columns: &columns,
                 unit: across.unit,
                 values,
-                pitch: across.lanes(),
+                pitch: across.slots(),
             };
             pool(planes, again);
         }
@@ -640,14 +640,14 @@ impl<'a, T: Element> Pooling<'a, T> {
                     window,
                     ..
                 } = &mut *scratch;
-                let places = windows.places();
-                values.grow(places);
-                self.sum(&windows, false, sums, |place, sums| {
-                    let values = &mut values[place..];
+                let slots = windows.slots();
+                values.grow(slots);
+                self.sum(&windows, false, sums, |slot, sums| {
+                    let values = &mut values[slot..];
                     self.kernels.finish(sums, Finish { values });
                 });
                 if !self.can_index(&windows) {
-                    values[..places].fill(T::Compute::NAN);
+                    values[..slots].fill(T::Compute::NAN);
                 }
                 let chosen = windows.area(self.geometry).indexed();
                 let in_plane =

@@ -362,7 +362,7 @@ pub fn slide(rows: &Span, across: &Span) -> bool {
 /// in a core's nearest cache until they are summed along the rows.
 pub fn lines(rows: &Span, across: &Span) -> usize {
     let mut whole = 1;
-    while !(whole * across.lanes()).is_multiple_of(MOST_LANES) {
+    while !(whole * across.slots()).is_multiple_of(MOST_LANES) {
         whole *= 2;
     }
     let sums = match slide(rows, across) {
@@ -439,8 +439,8 @@ impl Span {
         axis.windows_of(cells.start).start..axis.windows_of(cells.end - 1).end
     }
 
-    /// Sums of the windows of a line, those between the lines included.
-    pub fn lanes(&self) -> usize {
+    /// Slots of a line of windows, those between the lines included.
+    pub fn slots(&self) -> usize {
         match is_ranged(&self.axis) {
             true => self.windows.len() * self.unit,
             false => self.pitch / self.axis.stride,

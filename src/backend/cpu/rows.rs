@@ -41,10 +41,10 @@ pub struct Rows<'a, C> {
 impl<C> Rows<'_, C> {
     fn ends(&self) -> Ends {
         let across = self.across;
-        let lanes = across.lanes();
+        let slots = across.slots();
         Ends {
-            made: self.lines * lanes,
-            seen: (self.lines - 1) * lanes + across.windows.len() * across.unit,
+            made: self.lines * slots,
+            seen: (self.lines - 1) * slots + across.windows.len() * across.unit,
         }
     }
 }
@@ -294,7 +294,7 @@ impl<C: Real, J: Join> ApartBy<'_, C, J> {
             ..
         } = self.0.rows;
         let Span { unit, .. } = *across;
-        let windows = across.lanes() / unit;
+        let windows = across.slots() / unit;
         for at in (0..unit).step_by(V::LANES) {
             for line in 0..lines {
                 for i in 0..windows {
@@ -348,7 +348,7 @@ impl<C: Real, J: Join> ApartBy<'_, C, J> {
             sums,
             ..
         } = self.0.rows;
-        let windows = lines * across.lanes();
+        let windows = lines * across.slots();
         let axis = &across.axis;
         let count = windows + axis.kernel.min(2 * axis.input) / stride + 2 * V::LANES + 1;
         self.0.rows.groups.grow(count + V::LANES);

@@ -1,7 +1,7 @@
 //! The way back: what windows give is summed for each cell, down the columns first, then along the rows.
 
 use super::aligned::Aligned;
-use super::columns::{kept_pitch, Shifts};
+use super::columns::{weights_pitch, Shifts};
 use super::plan::{is_ranged, Span, Step, ABREAST, FEW_TERMS, SPLIT, SPREAD_SUMS};
 use super::rows::first_abreast;
 use super::rule::{Cell, Rule};
@@ -60,8 +60,8 @@ pub struct Gradients<'a, C> {
     pub x: Patch<'a, C>,
     pub z: Patch<'a, C>,
     pub shifts: &'a Shifts<C>,
-    /// The first sums of the cells of `area`, if they were kept: see [`Columns::kept`](super::columns::Columns::kept).
-    pub kept: &'a [C],
+    /// The weights of the cells of `area`, if they were kept: see [`Columns::weights`](super::columns::Columns::weights).
+    pub weights: &'a [C],
     /// Whether gradients are added to what is there, or take its place.
     pub add: bool,
     /// From a depth of gradients to the next, and from a row.
@@ -115,7 +115,7 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
                 x,
                 z,
                 shifts,
-                kept,
+                weights,
                 add,
                 steps,
                 to: [of_x, of_z],
@@ -137,15 +137,15 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
             2 => &spreading[1].row(spread)[first..][..count],
             _ => a,
         };
-        let kept = match R::SHIFTED {
-            true => &kept[index * kept_pitch(area.columns.len() * unit) + w..][..count],
+        let weights = match R::SHIFTED {
+            true => &weights[index * weights_pitch(area.columns.len() * unit) + w..][..count],
             false => a,
         };
         let to = (depth - cells.depths.start) * steps[0] + (row - cells.rows.start) * steps[1];
         let of_x = of_x[to..][..count].chunks_exact_mut(lanes);
         let terms = a.chunks_exact(lanes).zip(b.chunks_exact(lanes));
-        let sums = terms.zip(kept.chunks_exact(lanes));
-        for ((i, of_x), ((a, b), kept)) in of_x.enumerate().zip(sums) {
+        let sums = terms.zip(weights.chunks_exact(lanes));
+        for ((i, of_x), ((a, b), weight)) in of_x.enumerate().zip(sums) {
             let at = i * lanes;
             let x_at = V::load_part(&x[at..]);
             let cell = Cell {
@@ -159,7 +159,7 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
                 place: V::zero(),
             };
             let terms = [V::load(a), V::load(b)];
-            let [mut dx, mut dz] = rule.gradient(cell, V::load(kept), terms);
+            let [mut dx, mut dz] = rule.gradient(cell, V::load(weight), terms);
             if *add {
                 // What a vector makes behind the last cell is added to no other.
                 let inside = V::below(columns - at);
@@ -187,7 +187,7 @@ impl<C> Spreading<C> {
 impl<C: Real> Spread<'_, C> {
     /// Makes room, and zeros of what no row writes.
     fn begin(&self, spreading: &mut Spreading<C>) {
-        let lines = self.rows_at_once() * self.across.lanes();
+        let lines = self.rows_at_once() * self.across.slots();
         spreading.line.grow(self.margin() + lines + MOST_LANES);
         spreading.line[..self.margin()].fill(C::default());
         // Vectors of groups reach behind the last.
@@ -267,14 +267,14 @@ impl<C: Real> Spread<'_, C> {
     #[inline(always)]
     fn run<V: Vector<Real = C>>(&self, run: &Run, spreading: &mut Spreading<C>) {
         let step = Step::of(&self.across.axis);
-        let lanes = self.across.lanes();
+        let slots = self.across.slots();
         let lines = Lines {
-            terms: &self.terms[run.lines.start * lanes..],
+            terms: &self.terms[run.lines.start * slots..],
             margin: MARGIN,
-            step: lanes,
+            step: slots,
             unit: self.across.unit,
             count: run.lines.len(),
-            sums: run.rows * lanes,
+            sums: run.rows * slots,
         };
         // Where few windows have a cell, adding them up anew is quicker than reading back a line just written.
         if let Step::Groups {

@@ -215,9 +215,11 @@ struct Weighted {
             sums.below = fma(x, unit, sums.below);
             return;
         }
-        const C relative = x / sums.peak, w = relative <= C(0) ? C(0) : relative;
-        sums.total += w;
-        sums.below = fma(w, relative, sums.below);
+        const C relative = x / sums.peak;
+        // A cell without a share gives nothing, were it infinite.
+        if (relative <= C(0)) return;
+        sums.total += relative;
+        sums.below = fma(relative, relative, sums.below);
     }
     template <typename C>
     DEVICE bool overflows(Sums<C> sums) {

@@ -199,7 +199,6 @@ fn powers_that_overflow_or_vanish() -> Result<()> {
 
 #[test]
 fn stochastic_pooling_of_values_at_the_ends() -> Result<()> {
-    cpu_only!();
     let pool = StochasticPool1d::new(2);
     let of = |x: [f64; 2]| -> Result<f64> {
         let xs = Tensor::new(&[[x]], &device())?;

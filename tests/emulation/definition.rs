@@ -360,7 +360,9 @@ fn weighted(Window { x, .. }: &Window) -> Defined {
         let y = x.iter().map(|x| x / n).sum();
         return plain(y, vec![1.0 / n; x.len()]);
     }
-    let y: f64 = x.iter().map(|&x| positive(x) / total * x).sum();
+    // A cell without a share gives nothing, were it infinite.
+    let given = |&x: &f64| if x <= 0.0 { 0.0 } else { x / total * x };
+    let y: f64 = x.iter().map(given).sum();
     let slope = |&x: &f64| match y.is_finite() && x <= 0.0 {
         true => 0.0,
         false => (2.0 * x - y) / total,

@@ -210,6 +210,29 @@ fn stochastic_pooling_of_values_at_the_ends() -> Result<()> {
     Ok(())
 }
 
+/// Of cells far below those of the window above it.
+#[test]
+fn a_tall_window_far_below_its_neighbour() -> Result<()> {
+    let (tall, columns) = (1000, 4);
+    let activations: Vec<f32> = (0..4 * tall * columns)
+        .map(|i| {
+            if i % columns == 0 && i < tall * columns {
+                40.0
+            } else {
+                0.1
+            }
+        })
+        .collect();
+    let xs = Tensor::from_vec(activations, (1, 1, 4 * tall, columns), &device())?;
+    let ys = SoftPool2d::new((tall, 1)).stride((tall, 1)).forward(&xs)?;
+    for (i, y) in cells(&ys)?.into_iter().enumerate() {
+        let wanted = if i == 0 { 40.0 } else { f64::from(0.1f32) };
+        // Hundreds of equal cells are added up one after the other.
+        assert!((y - wanted).abs() <= 4e-6 * wanted, "{y}, not {wanted}");
+    }
+    Ok(())
+}
+
 /// As exact as SoftPool with the same β, although neither β nor the logits are numbers of bf16.
 #[test]
 fn a_learned_beta_in_half_precision() -> Result<()> {

@@ -2,10 +2,10 @@
 //!
 //! Such windows lie far below others of their band: quiet parts of a loud signal, dark ones of a photograph. Vectors
 //! have a window in each lane. Its cells are gathered, lifted, and on the way back given their gradients one after the
-//! other, so that a window costs what its kernel has cells; but what is finite holds then.
+//! other: each window weighs all its cells anew, whichever it shares with others, but is as exact as any other then.
 
 use super::direct::terms;
-use super::plan::{serial_terms, SPLIT};
+use super::plan::SPLIT;
 use super::rule::{Cell, Join, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::{overlap, Patch};
@@ -40,42 +40,37 @@ pub struct AgainGradients<'a, C> {
     pub to: [&'a mut [C]; 2],
 }
 
-/// A vector of windows of any line: side by side, or one in planes abreast.
+/// The columns of a vector of windows: of windows side by side, or of one in planes abreast.
 struct Block {
-    /// The first of the line, and how many lanes are of it.
-    first: usize,
-    count: usize,
     /// Where in a row each window begins, in cells of all planes, and how many columns it has.
     starts: [usize; MOST_LANES],
     lens: [usize; MOST_LANES],
     longest: usize,
-    /// From a window to the next, where all are as long and as far apart.
+    /// Whether some have less.
+    ragged: bool,
+    /// From a window to the next, where none has less and all are as far apart.
     step: Option<usize>,
     /// From a column to the next.
     unit: usize,
 }
 
 impl Block {
-    /// The `index`th of those that a line is cut into. The last reaches back, if there is one before.
-    fn new(columns: &[Range<usize>], unit: usize, index: usize, lanes: usize) -> Self {
-        let all = columns.len() * unit;
-        let first = (index * lanes).min(all.saturating_sub(lanes));
+    /// Those of the windows from `first` on, of which `count` are of the line: lanes beyond repeat the last.
+    fn new(columns: &[Range<usize>], unit: usize, first: usize, count: usize) -> Self {
         let (mut starts, mut lens) = ([0; MOST_LANES], [0; MOST_LANES]);
         for (lane, (start, len)) in starts.iter_mut().zip(&mut lens).enumerate() {
-            // Lanes beyond the line repeat its last window.
-            let at = (first + lane).min(all - 1);
+            let at = first + lane.min(count - 1);
             let window = &columns[at / unit];
             (*start, *len) = (window.start * unit + at % unit, window.len());
         }
-        let (starts_of, lens_of) = (&starts[..lanes], &lens[..lanes]);
+        let longest = lens.iter().copied().max().unwrap_or_default();
+        let ragged = lens.iter().any(|&len| len < longest);
         let step = starts[1].saturating_sub(starts[0]);
-        let even = starts_of.windows(2).all(|w| w[1] == w[0] + step)
-            && lens_of.iter().all(|&len| len == lens[0]);
+        let even = starts[..count].windows(2).all(|w| w[1] == w[0] + step);
         Self {
-            first,
-            count: lanes.min(all),
-            longest: lens_of.iter().copied().max().unwrap_or_default(),
-            step: even.then_some(step),
+            longest,
+            ragged,
+            step: (even && !ragged).then_some(step),
             starts,
             lens,
             unit,
@@ -116,8 +111,8 @@ impl Block {
 
     /// What windows add to their sums in this column: `none` for those that do not have it.
     #[inline(always)]
-    fn own<V: Vector>(&self, column: usize, lifted: [V; 2], none: [V; 2]) -> [V; 2] {
-        if self.step.is_some() {
+    fn added<V: Vector>(&self, column: usize, lifted: [V; 2], none: [V; 2]) -> [V; 2] {
+        if !self.ragged {
             return lifted;
         }
         let mut has = [V::Real::default(); MOST_LANES];
@@ -176,43 +171,65 @@ fn add_by<V: Vector, const N: usize>(v: V, cells: &mut [V::Real]) {
 }
 
 /// A vector of windows of a line.
-struct Line<'a> {
-    index: usize,
-    block: &'a Block,
-    /// Where their outputs are.
-    at: usize,
+#[derive(Clone, Copy)]
+struct At {
+    line: usize,
+    /// The first, and how many lanes are of the line.
+    first: usize,
+    count: usize,
+}
+
+/// Those of a vector's windows that do not hold.
+struct Missing<V: Vector> {
+    at: At,
+    /// All outputs of the vector, and which of them are not to change.
+    values: V,
+    done: V::Mask,
 }
 
 impl<C: Real> Again<'_, C> {
-    /// The vectors that every line is cut into.
-    fn blocks(&self, lanes: usize) -> Vec<Block> {
-        let count = (self.columns.len() * self.unit).div_ceil(lanes);
-        (0..count)
-            .map(|index| Block::new(self.columns, self.unit, index, lanes))
-            .collect()
+    /// Vectors of windows a line.
+    fn vectors(&self, lanes: usize) -> usize {
+        (self.columns.len() * self.unit).div_ceil(lanes)
     }
 
-    /// Those of all lines, one line after the other.
-    fn lines<'b>(&self, blocks: &'b [Block]) -> impl Iterator<Item = Line<'b>> + use<'b, C> {
-        let pitch = self.pitch;
-        (0..self.rows.len()).flat_map(move |index| {
-            blocks.iter().map(move |block| Line {
-                index,
-                block,
-                at: index * pitch + block.first,
-            })
-        })
+    fn slot(&self, at: At) -> usize {
+        at.line * self.pitch + at.first
     }
 
-    /// The outputs that there are, and which of them nothing is to change.
+    /// Those of a vector of a line; none if all hold. The last vector reaches back, if there is one before.
     #[inline(always)]
-    fn done<V: Vector<Real = C>>(&self, line: &Line<'_>) -> (V, V::Mask) {
-        let values = V::load(&self.values[line.at..]);
-        let hold = values.equal(values);
-        match line.block.count < V::LANES {
-            true => (values, V::or(hold, V::from(line.block.count))),
-            false => (values, hold),
+    fn missing<V: Vector<Real = C>>(&self, line: usize, vector: usize) -> Option<Missing<V>> {
+        let all = self.columns.len() * self.unit;
+        let at = At {
+            line,
+            first: (vector * V::LANES).min(all.saturating_sub(V::LANES)),
+            count: V::LANES.min(all),
+        };
+        let values = V::load(&self.values[self.slot(at)..]);
+        let mut done = values.equal(values);
+        if at.count < V::LANES {
+            done = V::or(done, V::from(at.count));
         }
+        let missing = Missing { at, values, done };
+        (!V::all(done)).then_some(missing)
+    }
+
+    /// The columns of a vector of windows, which are those of every line: made where they are first asked for.
+    fn block<'b>(&self, blocks: &'b mut Vec<Option<Block>>, vector: usize, at: At) -> &'b Block {
+        if blocks.len() <= vector {
+            blocks.resize_with(vector + 1, || None);
+        }
+        let new = || Block::new(self.columns, self.unit, at.first, at.count);
+        blocks[vector].get_or_insert_with(new)
+    }
+
+    /// The outputs of those windows that hold now.
+    #[inline(always)]
+    fn write<V: Vector<Real = C>>(&mut self, missing: &Missing<V>, y: V, holds: V::Mask) {
+        let y = V::select(holds, y, V::splat(C::NAN));
+        let slot = self.slot(missing.at);
+        V::select(missing.done, missing.values, y).store(&mut self.values[slot..]);
     }
 }
 
@@ -233,17 +250,23 @@ struct Pooled<V> {
 }
 
 impl<C: Real> Cells<C> {
+    /// Those of windows in a line's rows.
     #[inline(always)]
-    fn read<V: Vector<Real = C>, R: Rule>(&mut self, of: &Again<'_, C>, line: &Line<'_>) {
-        let rows = of.rows[line.index].clone();
-        let len = line.block.longest * V::LANES;
+    fn read<V: Vector<Real = C>, R: Rule>(
+        &mut self,
+        of: &Again<'_, C>,
+        line: usize,
+        block: &Block,
+    ) {
+        let rows = of.rows[line].clone();
+        let len = block.longest * V::LANES;
         let count = of.x.sizes[0] * rows.len() * len;
         for (cells, patch) in [(&mut self.x, &of.x), (&mut self.z, &of.z)] {
             cells.resize(count, C::default());
             let mut to = cells.chunks_exact_mut(len);
             for depth in 0..patch.sizes[0] {
                 for (row, to) in rows.clone().zip(&mut to) {
-                    line.block.read::<V>(patch.from(depth, row, 0), to);
+                    block.read::<V>(patch.from(depth, row, 0), to);
                 }
             }
             if !R::LOGITS {
@@ -278,18 +301,15 @@ impl<C: Real> Cells<C> {
         let [a, b] = R::Join::IDENTITY;
         let none = [V::splat(C::from_f64(a)), V::splat(C::from_f64(b))];
         let mut sums = none;
-        let most = serial_terms(block.longest);
         for row in (0..self.x.len()).step_by(block.longest * V::LANES) {
-            for start in (0..block.longest).step_by(most) {
-                let mut of_part = none;
-                for column in start..block.longest.min(start + most) {
-                    let at = row + column * V::LANES;
-                    let lifted = rule.lift(self.cell::<V, R>(at, shift));
-                    lifted[0].store(&mut self.weights[at..]);
-                    of_part = R::Join::join(of_part, block.own(column, lifted, none));
-                }
-                sums = R::Join::join(sums, of_part);
+            let mut of_row = none;
+            for column in 0..block.longest {
+                let at = row + column * V::LANES;
+                let lifted = rule.lift(self.cell::<V, R>(at, shift));
+                lifted[0].store(&mut self.weights[at..]);
+                of_row = R::Join::join(of_row, block.added(column, lifted, none));
             }
+            sums = R::Join::join(sums, of_row);
         }
         Pooled { shift, sums }
     }
@@ -302,27 +322,28 @@ impl<C: Real, R: Rule> Kernel for AgainBy<'_, C, R> {
     type Output = ();
 
     #[inline(always)]
-    fn run<I: InstructionSet>(mut self) {
-        let (mut cells, blocks) = (Cells::default(), self.0.blocks(C::Vector::<I>::LANES));
-        for line in self.0.lines(&blocks) {
-            self.line::<C::Vector<I>>(line, &mut cells);
-        }
+    fn run<I: InstructionSet>(self) {
+        self.windows::<C::Vector<I>>();
     }
 }
 
 impl<C: Real, R: Rule> AgainBy<'_, C, R> {
     #[inline(always)]
-    fn line<V: Vector<Real = C>>(&mut self, line: Line<'_>, cells: &mut Cells<C>) {
-        let Self(again, rule) = self;
-        let (values, done) = again.done::<V>(&line);
-        if V::all(done) {
-            return;
+    fn windows<V: Vector<Real = C>>(self) {
+        let Self(mut again, rule) = self;
+        let (mut cells, mut blocks) = (Cells::default(), Vec::new());
+        for line in 0..again.rows.len() {
+            for vector in 0..again.vectors(V::LANES) {
+                let Some(missing) = again.missing::<V>(line, vector) else {
+                    continue;
+                };
+                let block = again.block(&mut blocks, vector, missing.at);
+                cells.read::<V, R>(&again, line, block);
+                let sums = cells.pool::<V, R>(rule, block).sums;
+                let y = rule.finish(sums);
+                again.write(&missing, y, rule.holds(sums, y));
+            }
         }
-        cells.read::<V, R>(again, &line);
-        let sums = cells.pool::<V, R>(*rule, line.block).sums;
-        let y = rule.finish(sums);
-        let y = V::select(rule.holds(sums, y), y, V::splat(C::NAN));
-        V::select(done, values, y).store(&mut again.values[line.at..]);
     }
 }
 
@@ -333,46 +354,51 @@ impl<C: Real, R: Rule> Kernel for AgainGradientsBy<'_, C, R> {
     type Output = ();
 
     #[inline(always)]
-    fn run<I: InstructionSet>(mut self) {
-        let (mut cells, blocks) = (Cells::default(), self.0.of.blocks(C::Vector::<I>::LANES));
-        for line in self.0.of.lines(&blocks) {
-            self.line::<C::Vector<I>>(line, &mut cells);
-        }
+    fn run<I: InstructionSet>(self) {
+        self.windows::<C::Vector<I>>();
     }
+}
+
+/// What the cells of a vector of windows need for their gradients.
+struct Given<'a, V: Vector> {
+    cells: &'a Cells<V::Real>,
+    shift: V,
+    terms: [V; 2],
+    /// Windows that give nothing.
+    none: V::Mask,
 }
 
 impl<C: Real, R: Rule> AgainGradientsBy<'_, C, R> {
     #[inline(always)]
-    fn line<V: Vector<Real = C>>(&mut self, line: Line<'_>, cells: &mut Cells<C>) {
-        let Self(AgainGradients { of, grads, .. }, rule) = self;
-        let (values, done) = of.done::<V>(&line);
-        if V::all(done) {
-            return;
+    fn windows<V: Vector<Real = C>>(mut self) {
+        let (mut cells, mut blocks, rule) = (Cells::default(), Vec::new(), self.1);
+        for line in 0..self.0.of.rows.len() {
+            for vector in 0..self.0.of.vectors(V::LANES) {
+                let AgainGradients { of, grads, .. } = &mut self.0;
+                let Some(missing) = of.missing::<V>(line, vector) else {
+                    continue;
+                };
+                let block = of.block(&mut blocks, vector, missing.at);
+                cells.read::<V, R>(of, line, block);
+                let Pooled { shift, sums } = cells.pool::<V, R>(rule, block);
+                let g = V::load_part(grads.from(0, line, missing.at.first));
+                let (y, holds, [a, b]) = terms(rule, sums, g);
+                of.write(&missing, y, holds);
+                let zero = V::zero();
+                let given = Given {
+                    cells: &cells,
+                    shift,
+                    terms: [V::select(holds, a, zero), V::select(holds, b, zero)],
+                    none: missing.done,
+                };
+                self.give(line, block, &given);
+            }
         }
-        cells.read::<V, R>(of, &line);
-        let Pooled { shift, sums } = cells.pool::<V, R>(*rule, line.block);
-        let g = V::load_part(grads.from(0, line.index, line.block.first));
-        let (y, holds, [a, b]) = terms(*rule, sums, g);
-        let y = V::select(holds, y, V::splat(C::NAN));
-        V::select(done, values, y).store(&mut of.values[line.at..]);
-        let zero = V::zero();
-        let given = [V::select(holds, a, zero), V::select(holds, b, zero)];
-        let terms = [
-            V::select(done, zero, given[0]),
-            V::select(done, zero, given[1]),
-        ];
-        self.give(line, cells, shift, terms);
     }
 
     /// Gives the cells of some windows their gradients.
     #[inline(always)]
-    fn give<V: Vector<Real = C>>(
-        &mut self,
-        line: Line<'_>,
-        cells: &Cells<C>,
-        shift: V,
-        terms: [V; 2],
-    ) {
+    fn give<V: Vector<Real = C>>(&mut self, line: usize, block: &Block, given: &Given<'_, V>) {
         let AgainGradients {
             of,
             cells: [depths, rows, columns],
@@ -380,19 +406,24 @@ impl<C: Real, R: Rule> AgainGradientsBy<'_, C, R> {
             to: [of_x, of_z],
             ..
         } = &mut self.0;
-        let (rule, block, rows_of) = (self.1, line.block, &of.rows[line.index]);
+        let (rule, rows_of) = (self.1, &of.rows[line]);
+        // Not 0, which would change the sign of a gradient of -0.
+        let nothing = V::splat(C::from_f64(-0.0));
         for depth in depths.clone() {
             for row in overlap(rows, rows_of) {
                 let first = (depth * rows_of.len() + row - rows_of.start) * block.longest;
                 let to = (depth - depths.start) * steps[0] + (row - rows.start) * steps[1];
-                // Backwards, a cell is given to by its windows one after the other, as it is where planes lie abreast.
+                // From the last column, so that a cell adds up its windows in their order, as it does where planes lie
+                // abreast: its bits are the same then.
                 for column in (0..block.longest).rev() {
                     let at = (first + column) * V::LANES;
-                    let weight = V::load(&cells.weights[at..]);
-                    let cell = cells.cell::<V, R>(at, shift);
-                    let [dx, dz] = rule.gradient(cell, weight, terms);
+                    let weight = V::load(&given.cells.weights[at..]);
+                    let cell = given.cells.cell::<V, R>(at, given.shift);
+                    let [dx, dz] = rule.gradient(cell, weight, given.terms);
+                    let dx = V::select(given.none, nothing, dx);
                     block.add(dx, &mut of_x[to..], column, columns);
                     if R::LOGITS {
+                        let dz = V::select(given.none, nothing, dz);
                         block.add(dz, &mut of_z[to..], column, columns);
                     }
                 }

@@ -412,7 +412,7 @@ impl<T: Element> Backward<'_, T> {
         let cells = tile.cells_of(&area);
         let outputs = windows.outputs();
         let gathered = &mut sums.gathered;
-        pooling.again(windows, gathered, values, |planes, of| {
+        pooling.pool_again(windows, gathered, values, |planes, of| {
             let to = tile.slot(planes.start - tile.planes.start, cells.first());
             let to = to.unwrap_or_default();
             pooling.kernels.again_gradients(AgainGradients {

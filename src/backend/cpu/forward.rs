@@ -1,4 +1,4 @@
-//! Outputs, band by band: down the columns, along the rows, and those windows that do not hold one by one.
+//! Outputs, band by band: down the columns, along the rows, and those windows that do not hold again or one by one.
 
 use super::again::Again;
 use super::aligned::Aligned;
@@ -7,7 +7,7 @@ use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
 use super::pieces::Cuts;
-use super::plan::{is_ranged, lines, Plan, Span, Step, Way, ABREAST};
+use super::plan::{is_ranged, lines, may_be_again, Plan, Span, Step, Way, ABREAST};
 use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
@@ -445,8 +445,8 @@ impl<'a, T: Element> Pooling<'a, T> {
                     all_hold &= self.kernels.finish(sums, Finish { values });
                 });
                 if !all_hold {
-                    let again = |_, again: Again<'_, _>| self.kernels.again(again);
-                    self.again(windows, &mut sums.gathered, values, again);
+                    let pool = |_, of: Again<'_, _>| self.kernels.again(of);
+                    self.pool_again(windows, &mut sums.gathered, values, pool);
                 }
                 all_hold
             }
@@ -525,7 +525,7 @@ impl<'a, T: Element> Pooling<'a, T> {
     }
 
     /// Has windows pooled again where some do not hold: calls `pool` with the planes of each group of such.
-    pub fn again(
+    pub fn pool_again(
         &self,
         windows: &Windows,
         gathered: &mut [Gathered<T>; 2],
@@ -543,6 +543,10 @@ impl<'a, T: Element> Pooling<'a, T> {
         };
         let rows_of = cells(rows, area.rows.start);
         let columns = cells(across, area.columns.start);
+        let most = |cells: &[Range<usize>]| cells.iter().map(Range::len).max().unwrap_or_default();
+        if !may_be_again(area.depths.len() * most(&rows_of), most(&columns)) {
+            return;
+        }
         let count = columns.len() * across.unit;
         for group in 0..windows.groups() {
             let planes = windows.group(group);

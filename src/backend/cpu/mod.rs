@@ -1,8 +1,8 @@
 //! The CPU backend: bands of cells on all threads, by the best instruction set that the machine has.
 //!
 //! `docs/kernels.md` tells the algorithm on a page. One engine serves every pooling method, which is a `rule`;
-//! `plan` makes every choice; `columns` and `rows` do the work forward, `spread` on the way back, and `direct` both in
-//! registers where windows lie side by side. To read it, begin with `rule`, `view` and `tiles`.
+//! `plan` makes every choice; `columns` and `rows` do the work forward, `spread` on the way back, `direct` both in
+//! registers where windows lie side by side, and `again` both for windows far below their band. To read it, begin with `rule`, `view` and `tiles`.
 
 mod again;
 mod aligned;

@@ -51,6 +51,15 @@ pub fn serial_terms(count: usize) -> usize {
     }
 }
 
+/// Cells of the windows that are pooled again by vectors. Those of a vector of larger ones would take much memory, and
+/// have so many rows that their sums lose digits.
+const AGAIN_CELLS: usize = 1 << 12;
+
+/// Whether windows of so many rows in all their depths, and of so many columns, may be pooled [`again`](super::again).
+pub fn may_be_again(rows: usize, columns: usize) -> bool {
+    rows.max(columns) <= SERIAL_TERMS && rows * columns <= AGAIN_CELLS
+}
+
 /// Cells whose keys in a race of stochastic pooling are held at once: they stay in a core's cache.
 pub const RACE_CELLS: usize = 1 << 16;
 
@@ -296,9 +305,8 @@ impl Plan {
     }
 }
 
-/// What a thread takes at a time, of planes of so many depths, rows and columns.
 impl Plan {
-    /// Whole planes, as many as are pooled abreast.
+    /// What a thread takes at a time: whole planes of so many depths, rows and columns, as many as are pooled abreast.
     pub fn of_whole_planes(self, [depths, rows, columns]: [usize; 3]) -> Self {
         Self {
             planes: self.planes.next_multiple_of(ABREAST),
@@ -308,7 +316,7 @@ impl Plan {
         }
     }
 
-    /// All rows of several depths, which lie apart.
+    /// What a thread takes at a time: all rows of several depths, which lie apart.
     pub fn of_whole_depths(self, [_, rows, _]: [usize; 3]) -> Self {
         match self.depths > 1 {
             true => Self { rows, ..self },

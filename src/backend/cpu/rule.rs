@@ -6,7 +6,8 @@
 //! and along the rows, and on the way back adds up the terms the same two ways.
 //!
 //! A window *holds* if its sums gave its output as exactly as the dtype allows: nothing overflowed, no weight that
-//! counts was rounded away, no value was infinite or NaN. The others are few. They are pooled one by one by
+//! counts was rounded away, no value was infinite or NaN. Of the others, those whose exponentials vanished are pooled
+//! [`again`](super::again), each by its own largest logit. The rest are few. They are pooled one by one by
 //! [`Rule::define`], in f64, as the definition reads.
 
 use super::vector::Vector;

@@ -2,7 +2,7 @@
 
 use super::rule::{Cell, Rule, Window};
 use super::*;
-use crate::geometry::Windows;
+use crate::geometry::{Axis, Windows};
 use candle_core::{Layout, Shape};
 use half::{bf16, f16};
 use plan::{Span, Way};
@@ -88,7 +88,7 @@ fn values<T: Poolable>(mut state: u64, count: usize) -> Vec<T> {
 fn planes(state: u64, count: usize, cells: usize) -> Vec<f32> {
     let mut all = values(state, count * cells);
     for plane in all.chunks_exact_mut(cells).skip(1).step_by(2) {
-        plane.iter_mut().for_each(|v| *v *= 10.0);
+        plane.iter_mut().for_each(|v| *v *= 30.0);
     }
     all
 }
@@ -253,7 +253,8 @@ fn a_plane_among_others_has_the_bits_that_it_has_alone() {
                 let logits = (method == Method::Logits).then_some(x);
                 let input = Input { x, logits };
                 let ys = forward(input, &geometry, method).unwrap();
-                let dx = backward(input, g, &geometry, method, Gradient::Exact).unwrap();
+                let dx = [Gradient::Paper, Gradient::Exact]
+                    .map(|gradient| backward(input, g, &geometry, method, gradient).unwrap());
                 (ys, dx)
             };
             let (ys, dx) = of(plan::ABREAST, 0);
@@ -264,7 +265,9 @@ fn a_plane_among_others_has_the_bits_that_it_has_alone() {
                 let of_plane = plane * outputs..(plane + 1) * outputs;
                 assert_eq!(bits(&ys[of_plane]), bits(&y), "{what}");
                 let of_plane = plane * cells..(plane + 1) * cells;
-                assert_eq!(bits(&dx[of_plane]), bits(&d[..cells]), "{what}");
+                for (dx, d) in dx.iter().zip(&d) {
+                    assert_eq!(bits(&dx[of_plane.clone()]), bits(&d[..cells]), "{what}");
+                }
             }
         }
     }
@@ -470,7 +473,20 @@ fn finite_windows_far_below_their_band_hold_by_their_own_largest_logits() {
         }
     }
 
+    let longest = |axis: Axis| {
+        (0..axis.output)
+            .map(|o| axis.window(o).len())
+            .max()
+            .unwrap()
+    };
+    let may_be_again = |geometry: &Geometry| {
+        let [depths, rows, columns] = geometry.axes.map(longest);
+        plan::may_be_again(depths * rows, columns)
+    };
     for (geometry, shape) in geometries() {
+        if !may_be_again(&geometry) {
+            continue;
+        }
         let count = shape.iter().product();
         let stretched = |state| -> Vec<f32> {
             let stretch = |v: f32| if v < 0.0 { 8.0 * v } else { 30.0 * v };

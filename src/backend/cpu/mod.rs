@@ -2,7 +2,8 @@
 //!
 //! `docs/kernels.md` tells the algorithm on a page. One engine serves every pooling method, which is a `rule`;
 //! `plan` makes every choice; `columns` and `rows` do the work forward, `spread` on the way back, `direct` both in
-//! registers where windows lie side by side, and `again` both for windows far below their band. To read it, begin with `rule`, `view` and `tiles`.
+//! registers where windows lie side by side, and `again` both for windows far below their band. To read it, begin with
+//! `rule`, `view` and `tiles`.
 
 mod again;
 mod aligned;

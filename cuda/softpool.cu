@@ -15,7 +15,7 @@
 #define SHARED
 #define PRIVATE
 
-// Threads of a block, as in src/backend/plan.rs.
+// Threads of a block at most, as in src/backend/plan.rs.
 #define BLOCK 256
 #define WARP 32
 
@@ -104,10 +104,10 @@ DEVICE double root(double v) { return sqrt(v); }
 DEVICE float any_power(float v, float p) { return powf(v, p); }
 DEVICE double any_power(double v, double p) { return pow(v, p); }
 
-// What the thread of the warp whose number differs in these bits has.
-DEVICE float exchanged(float v, int mask) { return __shfl_xor_sync(~0u, v, mask); }
-DEVICE double exchanged(double v, int mask) { return __shfl_xor_sync(~0u, v, mask); }
-DEVICE u32 exchanged(u32 v, int mask) { return __shfl_xor_sync(~0u, v, mask); }
+// What the thread of the warp whose number differs in these bits has; all of these lanes exchange.
+DEVICE float exchanged(float v, u32 mask, u32 lanes) { return __shfl_xor_sync(lanes, v, mask); }
+DEVICE double exchanged(double v, u32 mask, u32 lanes) { return __shfl_xor_sync(lanes, v, mask); }
+DEVICE u32 exchanged(u32 v, u32 mask, u32 lanes) { return __shfl_xor_sync(lanes, v, mask); }
 DEVICE void wait_for_block() { __syncthreads(); }
 
 #include "../kernels/math.h"
@@ -120,14 +120,18 @@ DEVICE void wait_for_block() { __syncthreads(); }
 
 // ---- The kernels by name --------------------------------------------------------------------------------------
 
-#define KERNEL(NAME, T, I, ...)                                                                               \
+#define KERNEL_OF(THREADS, NAME, T, I, ...)                                                                   \
     extern "C" __global__ void __launch_bounds__(BLOCK, sizeof(I) + sizeof(T) <= 8 ? 2 : 1) NAME##_##T##_##I( \
         const T* __restrict__ input, const T* __restrict__ logits, const T* __restrict__ grad,                \
         T* __restrict__ output, Compute<T>* __restrict__ scratch, const __grid_constant__ Params p) {         \
         extern __shared__ double shared[];                                                                    \
         const Buffers<T> of = {input, logits, grad, output, scratch, reinterpret_cast<Compute<T>*>(shared)};  \
-        __VA_ARGS__(of, p, Turn{blockIdx.x, gridDim.x, threadIdx.x, BLOCK});                                  \
+        __VA_ARGS__(of, p, Turn{blockIdx.x, gridDim.x, threadIdx.x, THREADS});                                \
     }
+
+// Only blocks of teams may have fewer threads.
+#define KERNEL(...) KERNEL_OF(BLOCK, __VA_ARGS__)
+#define TEAM_KERNEL(...) KERNEL_OF(blockDim.x, __VA_ARGS__)
 
 #include "../kernels/list.h"
 

@@ -37,12 +37,6 @@ DEVICE I within_plane(CONSTANT u64* strides, I depth, I row, I column, CONSTANT 
     return depth * I(strides[2]) + row * I(strides[3]) + column * I(strides[4]);
 }
 
-template <typename I>
-DEVICE I cell_offset(CONSTANT u64* strides, Position<I> at, CONSTANT Params& p) {
-    const Position<I> plane = {at.plane, 0, 0, 0};
-    return offset(strides, plane, p) + within_plane(strides, at.depth, at.row, at.column, p);
-}
-
 // The index of a window among those of all planes, which is that of its output.
 template <typename I>
 DEVICE I output_index(Position<I> at, CONSTANT Params& p) {

@@ -53,20 +53,28 @@ struct Turn {
     for (I item = I(turn.block) * I(turn.count) + I(turn.index); item < I(p.items);      \
          item += I(turn.blocks) * I(turn.count))
 
-// Threads that share a window: one alone, a warp, or with Params::together a block.
+// Threads that share a window: one alone, a part of a warp, or a block.
 struct Team {
     // This thread's place in it, and how many there are.
     u32 member, members;
     // Which of all teams it is, and how many there are.
     u32 team, teams;
+    // Its members' bits among those of their warp; a block has all of a warp.
+    u32 lanes;
 };
 
-// N is 1 or WARP.
+DEVICE Team alone() { return {0, 1, 0, 1, 1}; }
+
+DEVICE Team whole_block(Turn turn) { return {turn.index, turn.count, turn.block, turn.blocks, ~u32(0)}; }
+
+// N is 1, or WARP for any number that Params::team is the logarithm of.
 template <int N>
 DEVICE Team team_of(Turn turn, CONSTANT Params& p) {
-    if (N > 1 && p.together) return {turn.index, turn.count, turn.block, turn.blocks};
-    const u32 in_block = turn.count / N;
-    return {turn.index % N, N, turn.block * in_block + turn.index / N, turn.blocks * in_block};
+    const u32 team = N > 1 ? p.team : 0, members = u32(1) << team;
+    if (members > WARP) return whole_block(turn);
+    const u32 in_block = turn.count >> team, first = turn.index % WARP & ~(members - 1);
+    return {turn.index & (members - 1), members, turn.block * in_block + (turn.index >> team), turn.blocks * in_block,
+            ~u32(0) >> (WARP - members) << first};
 }
 
 #define FOR_TEAMS(item) for (I item = I(team.team); item < I(p.items); item += I(team.teams))
@@ -77,44 +85,60 @@ struct Larger {
         return higher(a, b);
     }
 };
+struct Smaller {
+    DEVICE u32 of(u32 a, u32 b) { return least(a, b); }
+};
+// Of sums about one peak.
 struct Sum {
     template <typename C>
-    DEVICE C of(C a, C b) {
-        return a + b;
+    DEVICE Sums<C> of(Sums<C> a, Sums<C> b) {
+        return {a.peak, a.total + b.total, a.below + b.below};
     }
 };
 
-// Warps of a block, as in src/backend/plan.rs.
-#define WARPS 8
-
-// All members' values in one, in an order that does not depend on who is first.
-template <int N, typename How, typename C>
-DEVICE C all_of(C value, SHARED C* shared, Team team) {
-#pragma unroll
-    for (int mask = N / 2; mask > 0; mask /= 2) value = How::of(value, exchanged(value, mask));
-    if (N > 1 && team.members > WARP) {
-        if (team.member % WARP == 0) shared[team.member / WARP] = value;
-        wait_for_block();
-        value = shared[team.member % WARPS];
-#pragma unroll
-        for (int mask = WARPS / 2; mask > 0; mask /= 2) value = How::of(value, exchanged(value, mask));
-        wait_for_block();
-    }
-    return value;
+// What the member whose number differs in these bits has.
+template <typename C>
+DEVICE C others(C value, u32 mask, Team team) {
+    return exchanged(value, mask, team.lanes);
+}
+template <typename C>
+DEVICE Sums<C> others(Sums<C> sums, u32 mask, Team team) {
+    return {sums.peak, exchanged(sums.total, mask, team.lanes), exchanged(sums.below, mask, team.lanes)};
 }
 
-// The smallest of all members' numbers.
-template <int N, typename C>
-DEVICE u32 smallest_of(u32 value, SHARED C* shared, Team team) {
+// Warps of a block at most, as in src/backend/plan.rs.
+#define WARPS 8
+
+// What a warp tells the others of its block.
+template <typename C>
+DEVICE void tell(SHARED C* numbers, u32 warp, C value) {
+    numbers[warp] = value;
+}
+template <typename C>
+DEVICE void tell(SHARED C* numbers, u32 warp, Sums<C> sums) {
+    numbers[2 * warp] = sums.total;
+    numbers[2 * warp + 1] = sums.below;
+}
+template <typename C>
+DEVICE C told(SHARED const C* numbers, u32 warp, C) {
+    return numbers[warp];
+}
+template <typename C>
+DEVICE Sums<C> told(SHARED const C* numbers, u32 warp, Sums<C> own) {
+    return {own.peak, numbers[2 * warp], numbers[2 * warp + 1]};
+}
+
+// All members' values in one, in an order that does not depend on who is first.
+template <typename How, typename V, typename C>
+DEVICE V all_of(V value, SHARED C* numbers, Team team) {
 #pragma unroll
-    for (int mask = N / 2; mask > 0; mask /= 2) value = least(value, exchanged(value, mask));
-    if (N > 1 && team.members > WARP) {
-        SHARED u32* numbers = reinterpret_cast<SHARED u32*>(shared);
-        if (team.member % WARP == 0) numbers[team.member / WARP] = value;
+    for (u32 mask = WARP / 2; mask > 0; mask /= 2)
+        if (mask < team.members) value = How::of(value, others(value, mask, team));
+    if (team.members > WARP) {
+        if (team.member % WARP == 0) tell(numbers, team.member / WARP, value);
         wait_for_block();
-        value = numbers[team.member % WARPS];
-#pragma unroll
-        for (int mask = WARPS / 2; mask > 0; mask /= 2) value = least(value, exchanged(value, mask));
+        value = told(numbers, 0, value);
+        for (u32 warp = 1; warp < team.members / WARP; warp++) value = How::of(value, told(numbers, warp, value));
         wait_for_block();
     }
     return value;

@@ -27,11 +27,11 @@ typedef Maximum maximum;
 // Those of a rule: by a thread or a team a window.
 #define KERNELS_OF(R, T, I)                                           \
     KERNEL(R##_forward, T, I, forward<R, 1, T, I>)                    \
-    KERNEL(R##_forward_team, T, I, forward<R, WARP, T, I>)            \
+    TEAM_KERNEL(R##_forward_team, T, I, forward<R, WARP, T, I>)       \
     KERNEL(R##_statistics, T, I, statistics<R, 1, T, I>)              \
-    KERNEL(R##_statistics_team, T, I, statistics<R, WARP, T, I>)      \
+    TEAM_KERNEL(R##_statistics_team, T, I, statistics<R, WARP, T, I>) \
     KERNEL(R##_disjoint, T, I, disjoint<R, 1, T, I>)                  \
-    KERNEL(R##_disjoint_team, T, I, disjoint<R, WARP, T, I>)          \
+    TEAM_KERNEL(R##_disjoint_team, T, I, disjoint<R, WARP, T, I>)     \
     KERNEL(R##_gather, T, I, gather<R, T, I>)                         \
     SPECIAL_##R(T, I)
 // Its arguments may be macros themselves.

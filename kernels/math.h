@@ -27,6 +27,12 @@ struct Passing {
     u32 place;
 };
 
+// Of a cell and of its logit, if the rule has some.
+template <typename C>
+struct Gradients {
+    C x, z;
+};
+
 // A cell that takes no part: it stands for padding, and -inf is one.
 template <typename C>
 DEVICE C absent() {

@@ -27,8 +27,8 @@ struct Params {
     Divisor folded_columns, folded_rows;
     u64 windows, cells;
     u32 input_vectors, grad_vectors, output_vectors, misaligned;
-    u32 nan_to_num, exact, count, together;
-    u32 across, tile_rows, tile_columns, unused;
+    u32 nan_to_num, exact, count, team;
+    u32 across, tile_rows, tile_columns, logits_vectors;
     Temperature<float> in_single;
     // In f64, whose bits a language without it has in integers.
     Temperature<DOUBLE> in_double;

@@ -192,8 +192,6 @@ DEVICE bool is_window(Position<I> at, CONSTANT Params& p) {
     return at.depth < I(p.axes[0].output) && at.row < I(p.axes[1].output) && at.column < I(p.axes[2].output);
 }
 
-DEVICE Team alone() { return {0, 1, 0, 1}; }
-
 // ---- Forward --------------------------------------------------------------------------------------------------
 
 // The outputs of windows in a row, from one on; where one is not finite, all as any windows are.
@@ -364,7 +362,7 @@ DEVICE Compute<T> gathered(Buffers<T> of, Position<I> at, CONSTANT Params& p) {
             for (I w = columns.begin; w < columns.end; w++) {
                 const Position<I> window = {at.plane, d, h, w};
                 const Cells<I> cells = cells_of<SoftPool>(window, p);
-                dx += SoftPool::passed(passing_of<SoftPool, 1>(of, cells, window, alone(), p), x, x, 0, p);
+                dx += SoftPool::passed(passing_of<SoftPool, 1>(of, cells, window, alone(), p), x, x, 0, p).x;
             }
     return dx;
 }

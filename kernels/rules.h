@@ -55,15 +55,11 @@ struct SoftPool {
         return {C(NAN), p.nan_to_num ? C(0) : C(NAN), C(0), 0};
     }
     template <typename C>
-    DEVICE C passed(Passing<C> window, C x, C, u32, CONSTANT Params& p) {
+    DEVICE Gradients<C> passed(Passing<C> window, C x, C, u32, CONSTANT Params& p) {
         CONSTANT Temperature<C>& t = temperature(p, C());
         const Weighed<C> cell = weigh_signed(x, window.peak, t);
         const C slope = p.exact ? t.rate : C(0), e = cell.e * fma(slope, cell.d - window.mean, C(1));
-        return window.share == C(0) || cell.e == C(0) ? C(0) : window.share * e;
-    }
-    template <typename C>
-    DEVICE C passed_to_logit(Passing<C>, C, C, CONSTANT Params&) {
-        return C(0);
+        return {window.share == C(0) || cell.e == C(0) ? C(0) : window.share * e, C(0)};
     }
 };
 
@@ -113,15 +109,12 @@ struct Softmax {
         return {C(NAN), C(NAN), C(NAN), 0};
     }
     template <typename C>
-    DEVICE C passed(Passing<C> window, C, C z, u32, CONSTANT Params& p) {
+    DEVICE Gradients<C> passed(Passing<C> window, C x, C z, u32, CONSTANT Params& p) {
         const C e = weigh(z, window.peak, temperature(p, C())).e;
-        return window.share == C(0) || e == C(0) ? C(0) : window.share * e;
-    }
-    template <typename C>
-    DEVICE C passed_to_logit(Passing<C> window, C x, C z, CONSTANT Params& p) {
-        const C share = passed(window, x, z, 0, p);
+        if (window.share == C(0) || e == C(0)) return {C(0), C(0)};
+        const C share = window.share * e;
         // Halves, whose difference does not overflow.
-        return share == C(0) ? C(0) : C(2) * share * fma(x, C(0.5), C(-0.5) * window.mean);
+        return {share, share == C(0) ? C(0) : C(2) * share * fma(x, C(0.5), C(-0.5) * window.mean)};
     }
 };
 
@@ -149,12 +142,8 @@ struct Average {
         return {C(0), grad / count, C(0), 0};
     }
     template <typename C>
-    DEVICE C passed(Passing<C> window, C, C, u32, CONSTANT Params&) {
-        return window.share;
-    }
-    template <typename C>
-    DEVICE C passed_to_logit(Passing<C>, C, C, CONSTANT Params&) {
-        return C(0);
+    DEVICE Gradients<C> passed(Passing<C> window, C, C, u32, CONSTANT Params&) {
+        return {window.share, C(0)};
     }
 };
 
@@ -189,15 +178,11 @@ struct Power {
         return {sums.peak, grad / count, relative(sums, count, p), 0};
     }
     template <typename C>
-    DEVICE C passed(Passing<C> window, C x, C, u32, CONSTANT Params& p) {
-        if (window.peak == C(0) || x == C(0)) return C(0);
+    DEVICE Gradients<C> passed(Passing<C> window, C x, C, u32, CONSTANT Params& p) {
+        if (window.peak == C(0) || x == C(0)) return {C(0), C(0)};
         const C share = fabs(x) / window.peak / window.mean;
         const C slope = window.share * raised(share, temperature(p, C()).exponent - C(1));
-        return x < C(0) ? -slope : slope;
-    }
-    template <typename C>
-    DEVICE C passed_to_logit(Passing<C>, C, C, CONSTANT Params&) {
-        return C(0);
+        return {x < C(0) ? -slope : slope, C(0)};
     }
 };
 
@@ -236,14 +221,10 @@ struct Weighted {
     }
     // With the mean relative to the peak.
     template <typename C>
-    DEVICE C passed(Passing<C> window, C x, C, u32, CONSTANT Params&) {
-        if (window.peak <= C(0)) return window.share;
-        if (x <= C(0) && is_finite(window.mean)) return C(0);
-        return window.share * fma(C(-0.5), window.mean, x / window.peak);
-    }
-    template <typename C>
-    DEVICE C passed_to_logit(Passing<C>, C, C, CONSTANT Params&) {
-        return C(0);
+    DEVICE Gradients<C> passed(Passing<C> window, C x, C, u32, CONSTANT Params&) {
+        if (window.peak <= C(0)) return {window.share, C(0)};
+        if (x <= C(0) && is_finite(window.mean)) return {C(0), C(0)};
+        return {window.share * fma(C(-0.5), window.mean, x / window.peak), C(0)};
     }
 };
 
@@ -270,11 +251,7 @@ struct Maximum {
         return {sums.peak, grad, C(0), 0};
     }
     template <typename C>
-    DEVICE C passed(Passing<C> window, C, C, u32 place, CONSTANT Params&) {
-        return window.place == place ? window.share : C(0);
-    }
-    template <typename C>
-    DEVICE C passed_to_logit(Passing<C>, C, C, CONSTANT Params&) {
-        return C(0);
+    DEVICE Gradients<C> passed(Passing<C> window, C, C, u32 place, CONSTANT Params&) {
+        return {window.place == place ? window.share : C(0), C(0)};
     }
 };

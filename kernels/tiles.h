@@ -87,8 +87,6 @@ DEVICE Tile<I> tile_of(I item, I rows, I columns, CONSTANT Params& p) {
     return {at, u32(least(I(p.tile_rows), rows - at.row)), u32(least(I(p.tile_columns), columns - at.column))};
 }
 
-DEVICE Team whole_block(Turn turn) { return {turn.index, turn.count, turn.block, turn.blocks}; }
-
 // A window with these sums about a shift, or by itself where it does not hold.
 template <bool STATISTICS, typename T, typename I>
 DEVICE void finish_window(Buffers<T> of, Position<I> at, Compute<T> shift, Compute<T> total, Compute<T> sum,
@@ -138,7 +136,7 @@ DEVICE void sum_tile(Buffers<T> of, Tile<I> tile, CONSTANT Params& p, Turn turn)
         // What is not finite spoils its own windows alone.
         if (is_finite(s)) peak = fmax(peak, s);
     }
-    peak = all_of<WARP, Larger>(peak, of.shared, whole_block(turn));
+    peak = all_of<Larger>(peak, of.shared, whole_block(turn));
     for (u32 i = turn.index; i < down * across; i += turn.count) {
         const C s = totals.numbers[i];
         const Weighed<C> cell = weigh(s, peak, t);
@@ -282,8 +280,8 @@ DEVICE void gather_tile(Buffers<T> of, CONSTANT Params& p, Turn turn) {
             shift = fmax(shift, peak);
             lowest = fmin(lowest, peak);
         }
-        shift = all_of<WARP, Larger>(shift, of.shared, whole_block(turn));
-        lowest = -all_of<WARP, Larger>(-lowest, of.shared, whole_block(turn));
+        shift = all_of<Larger>(shift, of.shared, whole_block(turn));
+        lowest = -all_of<Larger>(-lowest, of.shared, whole_block(turn));
         const C apart = t.scale * distance(shift, lowest, t);
         // Exponents lose digits the further apart the shifts lie.
         const bool holds = is_finite(shift) && apart <= (p.exact ? C(4) : C(24));
@@ -312,7 +310,7 @@ DEVICE void gather_tile(Buffers<T> of, CONSTANT Params& p, Turn turn) {
                 if (row + n >= tile.rows) continue;
                 const Position<I> at = {tile.at.plane, tile.at.depth, tile.at.row + row + n, tile.at.column + column};
                 const Line<C> line = {level[n], slope[n]};
-                const C dx = holds ? settled(of, at, shift, line, p) : gradients_of<SoftPool>(of, at, p).x;
+                const C dx = holds ? settled(of, at, shift, line, p) : gradients_of_one<SoftPool>(of, at, p).x;
                 of.output[input_index(at, p)] = Element<T>::narrow(dx);
             }
         }

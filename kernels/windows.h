@@ -268,21 +268,6 @@ struct Known {
     C unit, count;
 };
 
-// What THREADS threads have, about one shift.
-template <typename R, int THREADS, typename C>
-DEVICE Sums<C> joined(Sums<C> sums, CONSTANT Params& p) {
-    C peak = sums.peak;
-#pragma unroll
-    for (int mask = THREADS / 2; mask > 0; mask /= 2) peak = fmax(peak, exchanged(peak, mask));
-    sums = R::moved(sums, peak, p);
-#pragma unroll
-    for (int mask = THREADS / 2; mask > 0; mask /= 2) {
-        sums.total += exchanged(sums.total, mask);
-        sums.below += exchanged(sums.below, mask);
-    }
-    return sums;
-}
-
 // Of rules that are ONLINE, which do not count cells: the sums of a window in one visit; whether they are any. Values that
 // are not finite show in them.
 template <typename R, int N, bool ONLINE>
@@ -292,16 +277,8 @@ struct OneVisit {
         using C = Compute<T>;
         OnlineVisitor<R, C> visitor = {{absent<C>(), C(0), C(0)}, {}};
         see_all<R, N, true>(visitor, of, cells, team, p);
-        all = joined<R, N>(visitor.sums, p);
-        if (team.members > WARP) {
-            SHARED C* numbers = of.shared + 3 * (team.member / WARP);
-            if (team.member % WARP == 0) numbers[0] = all.peak, numbers[1] = all.total, numbers[2] = all.below;
-            wait_for_block();
-            numbers = of.shared + 3 * (team.member % WARPS);
-            all = {numbers[0], numbers[1], numbers[2]};
-            all = joined<R, WARPS>(all, p);
-            wait_for_block();
-        }
+        const C peak = all_of<Larger>(visitor.sums.peak, of.shared, team);
+        all = all_of<Sum>(R::moved(visitor.sums, peak, p), of.shared, team);
         return is_finite(all.peak) && is_finite(all.total) && is_finite(all.below);
     }
 };
@@ -323,15 +300,14 @@ DEVICE Known<Compute<T>> known_of(Buffers<T> of, Cells<I> cells, Position<I> at,
     PeakVisitor<R, C> peak = {absent<C>()};
     if (R::PEAKED) {
         see_all<R, N, GROUPS>(peak, of, cells, team, p);
-        peak.peak = all_of<N, Larger>(peak.peak, of.shared, team);
+        peak.peak = all_of<Larger>(peak.peak, of.shared, team);
     }
     SumVisitor<R, C> sums = {{peak.peak, C(0), C(0)}, C(0), C(0), C(1)};
     if (!R::PLACES) {
 #pragma unroll 1
         for (;;) {
             see_all<R, N, GROUPS>(sums, of, cells, team, p);
-            sums.few.total = all_of<N, Sum>(sums.total, of.shared, team);
-            sums.few.below = all_of<N, Sum>(sums.below, of.shared, team);
+            sums.few = all_of<Sum>(Sums<C>{peak.peak, sums.total, sums.below}, of.shared, team);
             if (!R::overflows(sums.few) || sums.unit != C(1)) break;
             sums.few.total = sums.few.below = sums.total = sums.below = C(0);
             sums.unit = small_unit<C>();
@@ -344,7 +320,7 @@ template <int N, typename T, typename I>
 DEVICE u32 place_of(Buffers<T> of, Cells<I> cells, Compute<T> peak, Team team, CONSTANT Params& p) {
     PlaceVisitor<Compute<T>> visitor = {peak, ~u32(0)};
     see_all<Maximum, N, (N > 1)>(visitor, of, cells, team, p);
-    return smallest_of<N>(visitor.place, of.shared, team);
+    return all_of<Smaller>(visitor.place, reinterpret_cast<SHARED u32*>(of.shared), team);
 }
 
 template <typename R, int N, typename T, typename I>
@@ -407,16 +383,10 @@ DEVICE void statistics(Buffers<T> of, CONSTANT Params& p, Turn turn) {
     }
 }
 
-// The gradients of a cell and of its logit.
 template <typename R, typename T, typename I>
-DEVICE void store_gradient(Buffers<T> of, I cell, Compute<T> dx, Compute<T> dz, CONSTANT Params& p) {
-    of.output[cell] = Element<T>::narrow(dx);
-    if (R::LOGITS) of.output[cell + I(p.cells)] = Element<T>::narrow(dz);
-}
-
-template <typename R, typename T, typename I>
-DEVICE Compute<T> logit_of(Buffers<T> of, Position<I> at, CONSTANT Params& p) {
-    return R::LOGITS ? widen(of.logits[cell_offset(p.logits, at, p)]) : Compute<T>(0);
+DEVICE void store_gradients_of(Buffers<T> of, I cell, Gradients<Compute<T>> gradients, CONSTANT Params& p) {
+    of.output[cell] = Element<T>::narrow(gradients.x);
+    if (R::LOGITS) of.output[cell + I(p.cells)] = Element<T>::narrow(gradients.z);
 }
 
 template <typename I>
@@ -424,57 +394,128 @@ DEVICE u32 place_in_plane(Position<I> at, CONSTANT Params& p) {
     return u32((at.depth * I(p.axes[1].input) + at.row) * I(p.axes[2].input) + at.column);
 }
 
-template <typename C>
-struct Gradients {
-    C x, z;
-};
+// ---- Gradients of cells, from all windows that hold them ------------------------------------------------------
 
-// Of a cell, from the windows that hold it.
-template <typename R, typename T, typename I>
-DEVICE Gradients<Compute<T>> gradients_of(Buffers<T> of, Position<I> at, CONSTANT Params& p) {
-    using C = Compute<T>;
-    const C x = widen(of.input[cell_offset(p.input, at, p)]), z = logit_of<R>(of, at, p);
-    const u32 place = place_in_plane(at, p);
-    const Range<I> depths = windows_of(p.axes[0], at.depth), rows = windows_of(p.axes[1], at.row);
-    const Range<I> columns = windows_of(p.axes[2], at.column);
-    Gradients<C> all = {C(0), C(0)};
-    for (I d = depths.begin; d < depths.end; d++)
-        for (I h = rows.begin; h < rows.end; h++) {
-            Gradients<C> row = {C(0), C(0)};
-            for (I w = columns.begin; w < columns.end; w++) {
-                const Position<I> from = {at.plane, d, h, w};
-                const Passing<C> window = load_passing<R>(of, from, p);
-                row.x += R::passed(window, x, z, place, p);
-                if (R::LOGITS) row.z += R::passed_to_logit(window, x, z, p);
-            }
-            all.x += row.x;
-            all.z += row.z;
-        }
-    return all;
-}
+// Cells of a row that a thread has, as in src/backend/plan.rs.
+#define NEIGHBOURS(T) (sizeof(T) < 8 ? 4 : 2)
 
-template <typename R, typename T, typename I>
-DEVICE void gather(Buffers<T> of, CONSTANT Params& p, Turn turn) {
-    FOR_ITEMS(item) {
-        const Gradients<Compute<T>> all = gradients_of<R>(of, position(item, p), p);
-        store_gradient<R>(of, item, all.x, all.z, p);
+// Cells of a row, from a multiple of N on, in one piece if so many may be read so. Behind `count` of them the last of those is
+// read again.
+template <typename T, int N, typename I>
+DEVICE void load_neighbours(PRIVATE Compute<T> (&to)[N], GLOBAL const T* cells, CONSTANT u64* strides, u32 vectors,
+                            Position<I> at, I count, CONSTANT Params& p) {
+    const Position<I> start = {at.plane, 0, 0, 0};
+    GLOBAL const T* plane = cells + offset(strides, start, p);
+    if (vectors >= N && count >= N) {
+        const Vector<T, N> vector =
+            *reinterpret_cast<GLOBAL const Vector<T, N>*>(plane + within_plane(strides, at.depth, at.row, at.column, p));
+#pragma unroll
+        for (int i = 0; i < N; i++) to[i] = widen(vector.cells[i]);
+    } else {
+        load_cells<N>(to, 0, plane, strides, at.depth, at.row, at.column, count, p);
     }
 }
+
+// The windows of any of so many cells of a row.
+template <typename I>
+DEVICE Range<I> windows_of_any(CONSTANT Axis& axis, I first, I count) {
+    return {windows_of(axis, first).begin, windows_of(axis, I(first + count - 1)).end};
+}
+
+// What the windows of a column pass on to the cells of a group. All of them have the same of those.
+template <typename R, typename T, int N, typename I>
+DEVICE void add_column(PRIVATE Gradients<Compute<T>> (&all)[N], PRIVATE const Group<Compute<T>, N>& group, I first,
+                       Buffers<T> of, Position<I> from, Range<I> depths, Range<I> rows, CONSTANT Params& p) {
+    using C = Compute<T>;
+    const Range<I> cells = window(p.axes[2], from.column);
+    Gradients<C> column[N] = {};
+    for (from.depth = depths.begin; from.depth < depths.end; from.depth++)
+#pragma unroll 1
+        for (from.row = rows.begin; from.row < rows.end; from.row++) {
+            const Passing<C> passing = load_passing<R>(of, from, p);
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                // Wraps around for a cell left of the window. A cell alone is in all of them.
+                if (N > 1 && I(first + i - cells.begin) >= cells.end - cells.begin) continue;
+                const Gradients<C> passed = R::passed(passing, group.x[i], group.z[i], group.place + i, p);
+                column[i].x += passed.x;
+                column[i].z += passed.z;
+            }
+        }
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        all[i].x += column[i].x;
+        all[i].z += column[i].z;
+    }
+}
+
+// The gradients of cells of a row, of which there are `count`.
+template <typename R, typename T, int N, typename I>
+DEVICE void gradients_of(PRIVATE Gradients<Compute<T>> (&all)[N], Buffers<T> of, Position<I> at, I count,
+                         CONSTANT Params& p) {
+    using C = Compute<T>;
+    Group<C, N> group;
+    group.place = place_in_plane(at, p);
+    load_neighbours(group.x, of.input, p.input, p.input_vectors, at, count, p);
+#pragma unroll
+    for (int i = 0; i < N; i++) group.z[i] = group.x[i];
+    if (R::LOGITS) load_neighbours(group.z, of.logits, p.logits, p.logits_vectors, at, count, p);
+    const Range<I> depths = windows_of(p.axes[0], at.depth), rows = windows_of(p.axes[1], at.row);
+    const Range<I> columns = windows_of_any(p.axes[2], at.column, count);
+#pragma unroll
+    for (int i = 0; i < N; i++) all[i] = {C(0), C(0)};
+#pragma unroll 1
+    for (I w = columns.begin; w < columns.end; w++) {
+        const Position<I> from = {at.plane, 0, 0, w};
+        add_column<R>(all, group, at.column, of, from, depths, rows, p);
+    }
+}
+
+template <typename R, typename T, typename I>
+DEVICE Gradients<Compute<T>> gradients_of_one(Buffers<T> of, Position<I> at, CONSTANT Params& p) {
+    Gradients<Compute<T>> one[1];
+    gradients_of<R>(one, of, at, I(1), p);
+    return one[0];
+}
+
+// A thread has cells side by side, which share most of their windows: it reads each of those once.
+template <typename R, typename T, typename I>
+DEVICE void gather(Buffers<T> of, CONSTANT Params& p, Turn turn) {
+    constexpr int N = NEIGHBOURS(T);
+    FOR_ITEMS(item) {
+        Position<I> at = position(item, p);
+        at.column *= N;
+        const I left = left_of(at.column, I(p.axes[2].input));
+        Gradients<Compute<T>> all[N];
+        gradients_of<R>(all, of, at, least(left, I(N)), p);
+        T dx[N], dz[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            dx[i] = Element<T>::narrow(all[i].x);
+            dz[i] = Element<T>::narrow(all[i].z);
+        }
+        GLOBAL T* cells = of.output + input_index(at, p);
+        store(cells, dx, left, p.output_vectors);
+        // Behind whole rows, which begin where vectors do.
+        if (R::LOGITS) store(cells + I(p.cells), dz, left, p.output_vectors);
+    }
+}
+
+// ---- Gradients of cells that have one window at most ----------------------------------------------------------
 
 // The gradient of a cell of the only window that may have it.
 template <typename R, typename T, typename I>
 DEVICE void pass_to(Buffers<T> of, Cells<I> cells, Passing<Compute<T>> passing, Position<I> to, bool inside,
                     CONSTANT Params& p) {
     using C = Compute<T>;
-    C dx = C(0), dz = C(0);
+    Gradients<C> gradients = {C(0), C(0)};
     if (inside) {
         const C x = widen(of.input[cells.plane + within_plane(p.input, to.depth, to.row, to.column, p)]);
         C z = x;
         if (R::LOGITS) z = widen(of.logits[cells.logits + within_plane(p.logits, to.depth, to.row, to.column, p)]);
-        dx = R::passed(passing, x, z, place_in_plane(to, p), p);
-        if (R::LOGITS) dz = R::passed_to_logit(passing, x, z, p);
+        gradients = R::passed(passing, x, z, place_in_plane(to, p), p);
     }
-    store_gradient<R>(of, input_index(to, p), dx, dz, p);
+    store_gradients_of<R>(of, input_index(to, p), gradients, p);
 }
 
 // The gradients of G groups of N cells of a row, `apart` from each other; of the only one, the first `count`, of which the
@@ -494,9 +535,10 @@ DEVICE void pass_to_groups(Buffers<T> of, Cells<I> cells, Passing<Compute<T>> pa
         for (int i = 0; i < N; i++) {
             dx[i] = dz[i] = Element<T>::narrow(C(0));
             if (I(i) >= inside) continue;
-            const C x = groups.x[g * N + i], z = groups.z[g * N + i];
-            dx[i] = Element<T>::narrow(R::passed(passing, x, z, groups.place + u32(g * apart) + i, p));
-            if (R::LOGITS) dz[i] = Element<T>::narrow(R::passed_to_logit(passing, x, z, p));
+            const Gradients<C> gradients =
+                R::passed(passing, groups.x[g * N + i], groups.z[g * N + i], groups.place + u32(g * apart) + i, p);
+            dx[i] = Element<T>::narrow(gradients.x);
+            dz[i] = Element<T>::narrow(gradients.z);
         }
         GLOBAL T* cell = of.output + (to + g * apart);
         store(cell, dx, count, to % N == 0 ? N : 0);

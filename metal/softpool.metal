@@ -78,9 +78,10 @@ DEVICE float reciprocal(float b) { return 1.0f / b; }
 DEVICE float root(float v) { return precise::sqrt(v); }
 DEVICE float any_power(float v, float p) { return precise::pow(v, p); }
 
-// What the thread of the SIMD group whose number differs in these bits has.
-DEVICE float exchanged(float v, int mask) { return simd_shuffle_xor(v, ushort(mask)); }
-DEVICE u32 exchanged(u32 v, int mask) { return simd_shuffle_xor(v, ushort(mask)); }
+// What the thread of the SIMD group whose number differs in these bits has. Those that run exchange, all of a team among
+// them.
+DEVICE float exchanged(float v, u32 mask, u32) { return simd_shuffle_xor(v, ushort(mask)); }
+DEVICE u32 exchanged(u32 v, u32 mask, u32) { return simd_shuffle_xor(v, ushort(mask)); }
 DEVICE void wait_for_block() { threadgroup_barrier(mem_flags::mem_threadgroup); }
 
 #include "../kernels/math.h"
@@ -105,6 +106,9 @@ DEVICE void wait_for_block() { threadgroup_barrier(mem_flags::mem_threadgroup); 
         const Turn turn = {block, blocks, index, count};                                              \
         __VA_ARGS__(of, p, turn);                                                                     \
     }
+
+// Blocks of any may have fewer threads than the plan says.
+#define TEAM_KERNEL KERNEL
 
 #include "../kernels/list.h"
 

@@ -161,6 +161,17 @@ impl Axis {
         first.saturating_sub(self.padding)..end.min(self.input)
     }
 
+    /// Cells of window `o`, padded ones included; what hangs over the padding is none.
+    pub fn padded_len(&self, o: usize) -> usize {
+        match self.adaptive {
+            true => self.window(o).len(),
+            false => {
+                let padded = self.input.saturating_add(2 * self.padding);
+                self.kernel.min(padded - o * self.stride)
+            }
+        }
+    }
+
     /// The windows that input cell `i` belongs to; empty where strides leave it out.
     pub fn windows_of(&self, i: usize) -> Range<usize> {
         if self.adaptive {

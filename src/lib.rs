@@ -1,5 +1,5 @@
 //! SoftPool, softmax-weighted pooling, as a fused [candle](https://github.com/huggingface/candle) op in one, two and
-//! three dimensions.
+//! three dimensions, and the pooling methods it is compared with.
 //!
 //! For a window R, SoftPool (Stergiou, Poppe, Kalliatakis, ICCV 2021, [arXiv 2101.00440](https://arxiv.org/abs/2101.00440))
 //! computes `w_i = exp(β·x_i) / Σ_j exp(β·x_j)` and `y = Σ_i w_i·x_i`.
@@ -16,6 +16,22 @@
 //! assert_eq!(ys.apply(&pool)?.dims(), [1, 64, 28, 28]);
 //! # Ok::<(), candle_core::Error>(())
 //! ```
+//!
+//! - [`SoftPool`], [`AdaptiveSoftPool`], and functions such as [`soft_pool2d`]; [`Gradient`] says what the backward pass
+//!   computes; [`SoftPool::learned`] makes β a variable.
+//! - [`AvgPool`], [`MaxPool`], [`LpPool`], [`StochasticPool`], [`S3Pool`], [`Lip`]; [`Pooling`] is any of them by name.
+//! - [`models`]: networks with a choice of pooling, and reading their weights.
+//!
+//! On the CPU work is shared among rayon's threads (`RAYON_NUM_THREADS`), and a result has the same bits whatever their
+//! number. The features `cuda` and `metal`, off by default, add kernels for those devices of candle; none of them has run
+//! on a GPU yet.
+//!
+//! A debug build of a program pools more than 100 times slower unless its `Cargo.toml` has
+//!
+//! ```toml
+//! [profile.dev.package."*"]
+//! opt-level = 3
+//! ```
 #![deny(missing_docs)]
 
 // For this crate's own tests of the kernels. What the documentation hides is no public API: it may change in any release.
@@ -28,13 +44,28 @@ mod op;
 mod pooling;
 mod unfold;
 
-/// Pages whose code is compiled and run as tests.
+/// Pages whose Rust is compiled and run as tests; a block that is not Rust needs its language.
 #[cfg(doctest)]
 mod pages {
-    #[doc = include_str!("../README.md")]
-    struct Readme;
-    #[doc = include_str!("../docs/porting.md")]
-    struct Porting;
+    macro_rules! pages {
+        ($($page:ident $file:literal,)+) => {$(
+            #[doc = include_str!($file)]
+            struct $page;
+        )+};
+    }
+    pages! {
+        Readme "../README.md",
+        Gpus "../docs/gpus.md",
+        Kernels "../docs/kernels.md",
+        Limits "../docs/limits.md",
+        Methods "../docs/methods.md",
+        Networks "../docs/networks.md",
+        Platforms "../docs/platforms.md",
+        Porting "../docs/porting.md",
+        Scale "../docs/scale.md",
+        Speed "../docs/speed.md",
+        Usage "../docs/usage.md",
+    }
 }
 
 pub use backend::Gradient;

@@ -51,6 +51,11 @@ fn checkpoints_of_many_scripts() -> Result<()> {
         "protocol5.pth",
         "script.pt",
         "no_checksums.pth",
+        "subclass.pth",
+        "subclasses.pth",
+        "adam.pth",
+        "adam_first.pth",
+        "surrogate.pth",
     ] {
         // From a file and from memory.
         let opened = Weights::open(fixture(name))?;
@@ -59,6 +64,35 @@ fn checkpoints_of_many_scripts() -> Result<()> {
         assert_eq!(output(&read)?, EXPECTED, "{name}");
     }
     Ok(())
+}
+
+/// A layer under two names counts twice; buffers that are not kept, and tensors that are no buffers, do not.
+#[test]
+fn modules_have_the_names_of_their_state_dict() -> Result<()> {
+    for name in ["shared.pth", "shared_protocol4.pth"] {
+        let weights = Weights::open(fixture(name))?;
+        let names: Vec<_> = weights.tensors().map(|(name, _)| name).collect();
+        assert_eq!(
+            names,
+            [
+                "again.bias",
+                "again.weight",
+                "first.bias",
+                "first.weight",
+                "kept"
+            ]
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn sparse_tensors_are_named() {
+    for name in ["sparse.pth", "sparse_rows.pth"] {
+        let error = Weights::open(fixture(name)).err().unwrap().to_string();
+        let problem = "tensor \"fc.weight\" is sparse: save it dense, as to_dense() makes it";
+        assert!(error.contains(problem), "{error}");
+    }
 }
 
 #[test]
@@ -282,7 +316,96 @@ fn pickles_made_to_do_harm_are_refused() {
     let call = |arguments: &[u8]| table(&[REBUILD, arguments, b"R"].concat());
     let parameter = b"ctorch._utils\n_rebuild_parameter\n";
     let subclass = b"ctorch._tensor\n_rebuild_from_type_v2\n";
+    // A text of 100,000 letters, kept as number 0.
+    let long = [&b"X\xa0\x86\x01\0"[..], &b"a".repeat(100_000), b"q\0"].concat();
+    // Modules of such a class, so many of them, which share a table of as many of such entries; nothing in them is a tensor.
+    let shared = |class: &[u8], entry: &[u8], count: usize| {
+        [
+            &b"}q\x01("[..],
+            &entry.repeat(count),
+            b"u0c",
+            class,
+            b"q\x020](",
+            &b"h\x02)Rh\x01b".repeat(count),
+            b"e",
+        ]
+        .concat()
+    };
+    let (named, numbered) = (b"X\x01\0\0\0aN", b"K\x01N");
+    // A module with 5,000 times the same table of 5,000 parameters, none of which is a tensor.
+    let repeated = [
+        &b"}q\x01("[..],
+        &b"h\0N".repeat(5000),
+        b"u0c__main__\nM\n)R}(X\x0b\0\0\0_parametersq\x02h\x01",
+        &b"h\x02h\x01".repeat(5000),
+        b"X\x08\0\0\0_modules}ub",
+    ]
+    .concat();
+    let repeated = [&b"X\x01\0\0\0aq\x000"[..], &repeated].concat();
+    // A module that is 60 times twice in the one around it.
+    let doubled = [
+        &b"X\x08\0\0\0_modulesq\x010c__main__\nM\nq\x020Nq\x03"[..],
+        &b"0h\x02)R}h\x01}(X\x01\0\0\0ah\x03X\x01\0\0\0bh\x03usbq\x03".repeat(60),
+    ]
+    .concat();
+    // The same tensor under 1,000 names, so that what it says of itself counts as often.
+    let tensor_of = |block: &[u8], sizes: &[u8]| {
+        let tensor = [
+            REBUILD,
+            b"((X\x07\0\0\0storagectorch\nFloatStorage\n",
+            block,
+            b"X\x03\0\0\0cpuK\x04tQK\0",
+            sizes,
+            sizes,
+            b"\x89}tR",
+        ];
+        let names =
+            (0..1000).map(|i| [b"X\x03\0\0\0", format!("{i:03}").as_bytes(), b"h\x01"].concat());
+        let names: Vec<_> = names.collect();
+        [
+            b"\x80\x02",
+            &long[..],
+            b"0",
+            &tensor.concat(),
+            b"q\x010}(",
+            &names.concat(),
+            b"u.",
+        ]
+        .concat()
+    };
+    let many_sizes = [&b"("[..], &b"K\x01".repeat(10_000), b"t"].concat();
     for (pickle, problem) in [
+        // Long names again and again.
+        (
+            table(&[&long[..], &b"h\0h\0\x930".repeat(1000)].concat()),
+            "no tensors",
+        ),
+        (tensor_of(b"h\0", b"K\x01\x85"), "malformed"),
+        (tensor_of(b"X\x01\0\0\x000", &many_sizes), "malformed"),
+        (
+            [
+                &b"\x80\x02"[..],
+                &long,
+                b"0",
+                &tensor(0, &[4], &[1]),
+                b"q\x010}(",
+                &b"h\0h\x01".repeat(1000),
+                b"u.",
+            ]
+            .concat(),
+            "more than",
+        ),
+        (table(&shared(b"__main__\nM\n", named, 5000)), "more than"),
+        (
+            table(&shared(b"__main__\nM\n", numbered, 5000)),
+            "more than",
+        ),
+        (
+            table(&shared(b"__torch__\nM\n", numbered, 5000)),
+            "more than",
+        ),
+        (table(&repeated), "more than"),
+        (table(&doubled), "more than"),
         // Without arguments, or with others.
         (call(b")"), "malformed"),
         (call(b"N"), "malformed"),
@@ -344,7 +467,7 @@ fn pickles_made_to_do_harm_are_refused() {
         ),
         (b"\x80\x02\x8b\xff\xff\xff\xffx.".to_vec(), "cut short"),
         (b"\x80\x02cno end".to_vec(), "cut short"),
-        (b"\x80\x02U\x01\xff.".to_vec(), "no text"),
+        (b"\x80\x02U\x01\xff.".to_vec(), "no tensors"),
         (b"\x80\x04NN\x93.".to_vec(), "no name"),
         (b"\x80\x00I1\n.".to_vec(), "0x49"),
     ] {
@@ -356,7 +479,7 @@ fn pickles_made_to_do_harm_are_refused() {
 
 /// Modules in one another, `count` deep, the innermost with a tensor.
 fn modules(count: usize) -> Vec<u8> {
-    let open = b"c__main__\nM\n)R}X\x01\0\0\0m";
+    let open = b"c__torch__\nM\n)R}X\x01\0\0\0m";
     let tensor = tensor(0, &[4], &[1]);
     [
         b"\x80\x02".to_vec(),

@@ -16,6 +16,10 @@ const VIEWS: &[(&str, View)] = &[
     ("reversed", |xs| xs.permute((3, 2, 1, 0))),
     ("narrowed rows", |xs| xs.narrow(2, 1, 8)),
     ("narrowed columns", |xs| xs.narrow(3, 3, 31)),
+    ("narrowed to few columns", |xs| xs.narrow(3, 5, 16)),
+    ("narrowed to few rows and columns", |xs| {
+        xs.narrow(2, 1, 3)?.narrow(3, 2, 16)
+    }),
     ("narrowed channels", |xs| xs.narrow(1, 2, 3)),
     ("narrowed batch: an offset", |xs| xs.narrow(0, 3, 1)),
     ("narrowed and transposed", |xs| {
@@ -34,6 +38,11 @@ const VIEWS: &[(&str, View)] = &[
     }),
     ("broadcast rows", |xs| {
         xs.narrow(2, 9, 1)?.broadcast_as((4, 6, 11, 36))
+    }),
+    ("broadcast rows of few columns", |xs| {
+        xs.narrow(2, 9, 1)?
+            .narrow(3, 1, 12)?
+            .broadcast_as((4, 6, 11, 12))
     }),
     ("broadcast columns", |xs| {
         xs.narrow(3, 35, 1)?.broadcast_as((4, 6, 10, 40))
@@ -123,6 +132,18 @@ fn planes_of_many_tiles_give_the_bits_of_their_copies() -> Result<()> {
     for (rows, columns) in [(270, 270), (2, 3000)] {
         let xs = randn(9, 2.0, (2, rows, columns, 19), DType::F32)?.permute((0, 3, 1, 2))?;
         assert_same(&pool.forward(&xs)?, &pool.forward(&xs.contiguous()?)?);
+    }
+    Ok(())
+}
+
+/// Of more columns than a band has, so that rows are cut and each part has a shift of its own.
+#[test]
+fn long_rows_give_the_bits_of_their_copies() -> Result<()> {
+    let (columns, channels) = (17_000, 32);
+    let base = randn(27, 3.0, (1, columns, channels), DType::F32)?;
+    for stride in [2, 3] {
+        let pool = Pool::sliding(1, 3, stride, 1).gradient(Gradient::Exact);
+        assert_as_copied(&pool, |xs| xs.transpose(1, 2), &base)?;
     }
     Ok(())
 }

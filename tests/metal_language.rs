@@ -286,7 +286,8 @@ fn every_kernel_has_its_name_and_no_other_has() {
         wanted.insert(plan::function(kernel, false, DType::F32));
     }
     // Those of any rule, and those of SoftPool alone.
-    for kernel in uses(&METAL, "KERNEL") {
+    let kernels = ["KERNEL", "TEAM_KERNEL"];
+    for kernel in kernels.iter().flat_map(|name| uses(&METAL, name)) {
         assert_eq!(kernel[1..3], ["T", "I"]);
         let of_rules = kernel[0].strip_prefix("R##_");
         let names: Vec<_> = match of_rules {
@@ -334,7 +335,7 @@ fn arguments_are_bound_as_declared() {
         "set_input_buffer(2, Some(grad.buffer), grad.offset_in_bytes)",
         "set_output_buffer(3, Some(output), 0)",
         "set_output_buffer(4, Some(scratch), 0)",
-        "set_bytes(5, &launch.params)",
+        "set_bytes(5, &params)",
         "set_threadgroup_memory_length(0, launch.shared_bytes(dtype))",
     ] {
         assert!(BACKEND.contains(call), "{call}");

@@ -5,8 +5,8 @@ use candle_core::{DType, Device, Module, ModuleT, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 use candle_softpool::{
     soft_pool2d, AvgPool, AvgPool2d, Lip, Lip2d, LpPool, LpPool2d, MaxPool, MaxPool2d, Pooling,
-    PoolingMethod, S3Pool, S3Pool1d, S3Pool2d, SoftPool2d, StochasticPool, StochasticPool1d,
-    StochasticPool2d,
+    PoolingMethod, S3Pool, S3Pool1d, S3Pool2d, S3Pool3d, SoftPool2d, StochasticPool,
+    StochasticPool1d, StochasticPool2d,
 };
 use proptest::prelude::*;
 use safetensors::SafeTensors;
@@ -558,6 +558,18 @@ fn errors_name_layer_value_and_what_is_allowed() -> Result<()> {
         S3Pool2d::new(2).grid(3).forward(&xs),
         &["S3Pool2d: grid [3, 3]", "stride [2, 2]"],
     );
+    let large = S3Pool3d::new(8_388_604)
+        .stride(4_194_303)
+        .padding(4_194_302);
+    for train in [false, true] {
+        error(
+            large
+                .clone()
+                .ceil_mode(true)
+                .forward_t(&Tensor::ones((1, 2, 2, 2), DType::F32, &CPU)?, train),
+            &["S3Pool3d: ", "windows of stride one", "less than 2^32"],
+        );
+    }
     error(
         Lip2d::new(2).forward(&xs),
         &["Lip2d", "no logit module", "learned"],

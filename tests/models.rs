@@ -328,6 +328,41 @@ fn resnexts_learn() {
 }
 
 #[test]
+fn no_groups_are_an_error() {
+    let config = resnet::Config {
+        groups: 0,
+        ..resnet::Config::RESNET50
+    };
+    let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
+    let error = ResNet::new(&config, 3, &Pooling::Original, vb).err();
+    let error = error.expect("an error").to_string();
+    assert!(error.contains("0 groups, expected at least 1"), "{error}");
+}
+
+/// As in torchvision.
+#[test]
+fn basic_blocks_have_one_group_of_64() {
+    for config in [
+        resnet::Config {
+            groups: 2,
+            ..resnet::Config::RESNET18
+        },
+        resnet::Config {
+            width: 128,
+            ..resnet::Config::RESNET18
+        },
+    ] {
+        let vb = VarBuilder::zeros(DType::F32, &CPU);
+        let error = ResNet::new(&config, 10, &Pooling::Soft, vb);
+        let error = error.err().unwrap().to_string();
+        assert!(
+            error.contains("basic blocks, expected one group of 64"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn densenets_learn() {
     let shallow = densenet::Config {
         depths: [2; 4],

@@ -6,8 +6,9 @@ use candle_core::{DType, ModuleT, Result, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 use candle_softpool::{
     softmax_pool2d, softmax_pool2d_with_stride, AdaptiveAvgPool1d, AdaptiveAvgPool3d,
-    AdaptiveMaxPool1d, AvgPool2d, Gradient, Implementation, Lip1d, Lip2d, LpPool2d, MaxPool1d,
-    MaxPool2d, Pooling2d, S3Pool2d, SoftPool1d, SoftPool2d, StochasticPool1d, StochasticPool2d,
+    AdaptiveMaxPool1d, AvgPool2d, AvgPool3d, Gradient, Implementation, Lip1d, Lip2d, LpPool2d,
+    LpPool3d, MaxPool1d, MaxPool2d, Pooling2d, S3Pool2d, SoftPool1d, SoftPool2d, StochasticPool1d,
+    StochasticPool2d,
 };
 
 use common::device;
@@ -120,6 +121,15 @@ fn empty_batches_have_empty_gradients() -> Result<()> {
     }
     let ys = Lip2d::new(2).forward_with(&xs, &xs)?;
     assert_eq!(gradient(&xs, &ys)?.dims(), [0, 3, 8, 8]);
+    // Whose β has another dtype, which candle would convert.
+    let xs = Var::zeros((0, 3, 8, 8), DType::F16, &device())?;
+    let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &device());
+    let ys = xs.apply(&SoftPool2d::new(2).learned(3, vb)?)?;
+    assert_eq!(gradient(&xs, &ys)?.dims(), [0, 3, 8, 8]);
+    let logits = Tensor::zeros((0, 3, 8, 8), DType::F32, &device())?;
+    let ys = Lip2d::new(2).forward_with(&xs, &logits)?;
+    assert_eq!((ys.dtype(), ys.dims()), (DType::F16, &[0, 3, 4, 4][..]));
+    assert_eq!(gradient(&xs, &ys)?.dims(), [0, 3, 8, 8]);
     Ok(())
 }
 
@@ -223,6 +233,43 @@ fn adaptive_layers_are_pytorchs() -> Result<()> {
     let mean = volume.mean((2, 3, 4))?.flatten_all()?.to_vec1::<f64>()?;
     for (y, mean) in ys.flatten_all()?.to_vec1::<f64>()?.iter().zip(mean) {
         assert!((y - mean).abs() < 1e-14);
+    }
+    Ok(())
+}
+
+/// Where depths alone are padded, the zeros of a whole depth count.
+#[test]
+fn averages_count_padded_depths() -> Result<()> {
+    let xs = Var::from_tensor(&Tensor::ones((1, 2, 2, 4, 20), DType::F32, &device())?)?;
+    let layers: [&dyn ModuleT; 2] = [
+        &AvgPool3d::new(2).padding((1, 0, 0)),
+        &LpPool3d::new(1.0, 2).padding((1, 0, 0)),
+    ];
+    for layer in layers {
+        let ys = layer.forward_t(&xs, false)?;
+        assert_eq!(ys.dims(), [1, 2, 2, 2, 10]);
+        let ys_of = ys.flatten_all()?.to_vec1::<f32>()?;
+        assert!(ys_of.iter().all(|&y| y == 0.5), "{ys_of:?}");
+        let dx = gradient(&xs, &ys)?.flatten_all()?.to_vec1::<f32>()?;
+        assert!(dx.iter().all(|&dx| dx == 0.125), "{dx:?}");
+    }
+    Ok(())
+}
+
+/// candle sums what is broadcast in its own dtype, in which a sum of so many soon stands still.
+#[test]
+fn gradients_of_shared_logits_are_summed_in_f32() -> Result<()> {
+    let channels = 512;
+    let xs = Tensor::new(&[1f32, 3.0], &device())?.broadcast_as((1, channels, 1, 2))?;
+    for dtype in [DType::BF16, DType::F16] {
+        let xs = xs.to_dtype(dtype)?;
+        let logits = Var::zeros((1, 1, 1, 2), dtype, &device())?;
+        let ys = softmax_pool2d(&xs, logits.as_tensor(), (1, 2))?;
+        // w·(x − y) = 1/2·(3 − 2) a channel, times 1/64.
+        let grads = (ys * (1.0 / 64.0))?.sum_all()?.backward()?;
+        let dz = grads.get(&logits).unwrap().to_dtype(DType::F32)?;
+        let dz = dz.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(dz, [-4.0, 4.0], "{dtype:?}");
     }
     Ok(())
 }

@@ -145,6 +145,22 @@ fn a_folder_with_several_copies_of_the_network() -> Result<()> {
     Ok(())
 }
 
+/// A name with dots says no dtype.
+#[test]
+fn a_folder_with_a_file_for_each_part() -> Result<()> {
+    let folder = tempdir()?;
+    save(
+        &folder.path().join("fc.safetensors"),
+        &[("fc.weight", weight()?)],
+    )?;
+    save(
+        &folder.path().join("fc.bias.safetensors"),
+        &[("fc.bias", bias()?)],
+    )?;
+    loads(folder.path());
+    Ok(())
+}
+
 /// An index in another dtype beside the one of the usual name.
 #[test]
 fn a_folder_with_several_indices() -> Result<()> {
@@ -178,6 +194,26 @@ fn the_content_of_a_file() -> Result<()> {
     for bytes in [&b""[..], b"PK", b"{}", &[0x80, 2, 0x8a, 10]] {
         let error = Weights::from_bytes(bytes).err().unwrap().to_string();
         assert!(error.starts_with("weights in memory: "), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn weights_and_networks_can_be_written_for_debugging() -> Result<()> {
+    let folder = saved(&[("fc.weight", weight()?), ("fc.bias", bias()?)])?;
+    let weights = Weights::open(folder.path())?;
+    let expected = format!("Weights {{ path: {:?}, tensors: 2, .. }}", folder.path());
+    assert_eq!(format!("{weights:?}"), expected);
+    for (model, expected) in [
+        (Model::ResNet18, "ResNet { .. }"),
+        (Model::DenseNet121, "DenseNet { .. }"),
+        (Model::InceptionV3, "InceptionV3 { .. }"),
+    ] {
+        let vb = VarBuilder::zeros(DType::F32, &CPU);
+        let network = model.build(1, &Pooling::Soft, vb)?;
+        assert_eq!(format!("{network:?}"), expected);
+        let error = model.load("lost", 1, &Pooling::Soft, DType::F32, &CPU);
+        assert!(error.unwrap_err().to_string().contains("lost"));
     }
     Ok(())
 }
@@ -485,6 +521,35 @@ fn a_file_cut_short_anywhere() -> Result<()> {
             error(&cut);
         }
     }
+    Ok(())
+}
+
+/// The length of its header comes first, whatever that looks like.
+#[test]
+fn a_safetensors_file_that_begins_as_an_archive() -> Result<()> {
+    let weight = "\"fc.weight\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}";
+    for length in [0x4b50, 0x008a_0280] {
+        let header = format!("{{{weight}{}}}", " ".repeat(length - 2 - weight.len()));
+        assert_eq!(header.len(), length);
+        let mut file = (length as u64).to_le_bytes().to_vec();
+        file.extend(header.as_bytes());
+        file.extend([0; 4]);
+        let weights = Weights::from_bytes(file)?;
+        assert_eq!(weights.tensors().count(), 1);
+    }
+    Ok(())
+}
+
+/// The same holder again and again, which would take the square of the name's length to read.
+#[test]
+fn a_name_of_many_holders() -> Result<()> {
+    let name = format!("{}weight", "net.".repeat(250_000));
+    let folder = saved(&[(&name, weight()?)])?;
+    let weights = Weights::open(folder.path())?;
+    let found = weights
+        .var_builder(DType::F32, &CPU)
+        .get_unchecked("weight")?;
+    assert_eq!(found.dims(), weight()?.dims());
     Ok(())
 }
 

@@ -42,10 +42,6 @@ impl Network {
     /// What the rectangle becomes in the whole image.
     pub fn enlarge(&self, image: &RgbImage, rect: Rect) -> Result<RgbImage> {
         let (width, height) = image.dimensions();
-        ensure!(
-            width.min(height) >= SMALLEST,
-            "{width}×{height} pixels, expected at least {SMALLEST} on either side"
-        );
         let columns = self.around(rect.x, rect.width, width);
         let rows = self.around(rect.y, rect.height, height);
         let seen = crop_imm(
@@ -86,6 +82,15 @@ impl Network {
         let planes = planes.to_device(&self.device)?.to_dtype(DType::F32)?;
         Ok((planes / 255.0)?)
     }
+}
+
+pub fn check_size(image: &RgbImage) -> Result<()> {
+    let (width, height) = image.dimensions();
+    ensure!(
+        width.min(height) >= SMALLEST,
+        "{width}×{height} pixels, expected at least {SMALLEST} on either side"
+    );
+    Ok(())
 }
 
 /// The nearest image of bytes.

@@ -8,7 +8,11 @@ set -eu
 cd "$(dirname "$0")/../.."
 . scripts/cuda/stand-in/env.sh
 driver=$PWD/target/cuda-driver
-tests/cuda/driver/build.sh "$driver"
+# A distribution's headers lie in /usr/include, where the compiler looks anyway; naming that folder hides the standard
+# library's.
+headers=$CUDA_HOME
+[ "$headers" != /usr ] || headers=
+CUDA_HOME=$headers tests/cuda/driver/build.sh "$driver"
 export LIBRARY_PATH="$driver" LD_LIBRARY_PATH="$driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" SOFTPOOL_TEST_DEVICE=cuda
 
 run() { cargo test --locked --no-fail-fast --features cuda --target-dir "$target" "$@"; }

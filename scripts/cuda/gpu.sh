@@ -9,13 +9,13 @@ cd "$(dirname "$0")/../.."
 bundle=target/cuda-gpu
 
 build() {
-    eval "$(scripts/cuda/toolkit.sh libraries)"
+    exports=$(scripts/cuda/toolkit.sh libraries)
+    eval "$exports"
     export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}"
     # Without a driver, the linker is given an empty one; binaries name it all the same, and load the real one.
     mkdir -p target/cuda-stub
     : | cc -shared -Wl,-soname,libcuda.so.1 -x c - -o target/cuda-stub/libcuda.so
-    home=${CUDA_HOME:-$(dirname "$(dirname "$(command -v nvcc)")")}
-    export RUSTFLAGS="${RUSTFLAGS:-} -L $PWD/target/cuda-stub -L $home/lib -L $home/lib64 \
+    export RUSTFLAGS="${RUSTFLAGS:-} -L $PWD/target/cuda-stub -L $CUDA_HOME/lib -L $CUDA_HOME/lib64 \
 -C link-arg=-Wl,--no-as-needed,-lcuda -C link-arg=-Wl,--unresolved-symbols=ignore-all -C strip=symbols"
     rm -rf "$bundle"
     mkdir -p "$bundle"
@@ -27,7 +27,7 @@ bundle = pathlib.Path(sys.argv[1])
 for line in (bundle / "messages.json").read_text().splitlines():
     message = json.loads(line)
     # These run on the host, whatever the device.
-    host = ["emulation", "metal_language", "classify", "train", "preprocess", "public_face", "weights"]
+    host = ["emulation", "metal_language", "classify", "train", "upscale", "downsample", "preprocess", "public_face", "weights"]
     if message.get("executable") and message["target"]["name"] not in host:
         kind = message["target"]["kind"][0]
         shutil.copy(message["executable"], bundle / f"{kind}-{message['target']['name']}")

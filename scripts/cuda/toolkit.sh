@@ -1,14 +1,20 @@
 #!/bin/sh
 # NVIDIA's compiler from its Python wheels, where nvcc is missing: into target/cuda-toolkit; prints what to export:
-#     eval "$(scripts/cuda/toolkit.sh)"
+#     exports=$(scripts/cuda/toolkit.sh); eval "$exports"
+# Not in one command, which would go on where this fails.
 # With the argument `libraries`, those that candle links to as well.
 set -eu
 cd "$(dirname "$0")/../.."
 folder=$PWD/target/cuda-toolkit
 home=$folder/nvidia/cu13
 
-if [ "${CUDA_HOME:-$home}" != "$home" ] || { [ -z "${CUDA_HOME:-}" ] && command -v nvcc >/dev/null 2>&1; }; then
+if [ "${CUDA_HOME:-$home}" != "$home" ]; then
     exit # There is a toolkit.
+fi
+if [ -z "${CUDA_HOME:-}" ] && nvcc=$(command -v nvcc); then
+    # There is one, of which nothing says where it lies: above its compiler, past links to that.
+    echo "export CUDA_HOME='$(dirname "$(dirname "$(readlink -f "$nvcc")")")'"
+    exit
 fi
 packages="nvidia-cuda-nvcc==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-crt==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-cccl==13.0.*"
 wanted=$home/bin/nvcc

@@ -134,17 +134,20 @@ fn encode(
     encoder.set_input_buffer(2, Some(grad.buffer), grad.offset_in_bytes);
     encoder.set_output_buffer(3, Some(output), 0);
     encoder.set_output_buffer(4, Some(scratch), 0);
-    encoder.set_bytes(5, &launch.params);
     encoder.set_threadgroup_memory_length(0, launch.shared_bytes(dtype));
-    // A kernel with many registers may allow fewer threads, whole SIMD groups; each then takes more items.
+    // A kernel with many registers may allow fewer threads, of which each then takes more items; a power of two, as teams
+    // are, and no more of a team have a row than there are.
     let threads = pipeline.max_total_threads_per_threadgroup();
+    let power = threads.clamp(1, launch.block as usize).ilog2();
+    let mut params = launch.params;
+    params.across = params.across.min(power);
+    encoder.set_bytes(5, &params);
     let line = |width| MTLSize {
         width,
         height: 1,
         depth: 1,
     };
-    let threads = threads.min(launch.block as usize);
-    encoder.dispatch_thread_groups(line(launch.grid as usize), line(threads));
+    encoder.dispatch_thread_groups(line(launch.grid as usize), line(1 << power));
 }
 
 type Compiled<T> = std::result::Result<T, MetalKernelError>;

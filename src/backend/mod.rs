@@ -49,7 +49,10 @@ pub enum Method {
     Maximum,
 }
 
-/// Which derivative the backward pass computes.
+/// Which derivative the backward pass computes; the forward pass is the same.
+///
+/// [`Self::Paper`] is that of SoftPool as published, and so fits weights that were trained with it. [`Self::Exact`] is what
+/// finite differences and autograd of the formula give: take it where the gradient itself is of interest.
 ///
 /// For a window with softmax weights `w`, output `y` and incoming gradient `g`, summed over the windows that hold
 /// the input cell `i`:

@@ -208,16 +208,16 @@ pub struct Params {
     pub exact: u32,
     /// What a window's sum is divided by: 0 its cells, 1 its cells and the padded ones, 2 nothing.
     pub count: u32,
-    /// 1 where a block's threads share a window, of teams that otherwise are warps.
-    pub together: u32,
+    /// Threads that share a window, as the power of two.
+    pub team: u32,
     /// Threads of a team that share a row, as the power of two; the others have other rows.
     pub across: u32,
     /// Rows of windows, or of cells, that a block has.
     pub tile_rows: u32,
     /// Columns of them.
     pub tile_columns: u32,
-    /// The numbers of 64 bits begin at a multiple of theirs.
-    pub unused: u32,
+    /// As `input_vectors`, of the logits.
+    pub logits_vectors: u32,
     /// For kernels that compute in f32.
     pub single: Temperature<f32>,
     /// For kernels that compute in f64; a language without it sees `ulong`.
@@ -284,11 +284,11 @@ impl Params {
             nan_to_num: nan_to_num as u32,
             exact: (gradient == Gradient::Exact) as u32,
             count: count(method),
-            together: 0,
+            team: 0,
             across: 0,
             tile_rows: 1,
             tile_columns: 1,
-            unused: 0,
+            logits_vectors: 0,
             single: Temperature::new(single.map(|v| v as f32)),
             double: Temperature::new(double),
         })

@@ -11,9 +11,9 @@ pub const BLOCK: u32 = 256;
 const WARP: u32 = 32;
 /// The most blocks of a launch; kernels loop over what is left.
 const LARGEST_GRID: u64 = 1 << 22;
-/// A warp shares a window from so many cells on, a block from so many where windows are fewer than that.
-const WARP_CELLS: usize = 64;
-const BLOCK_CELLS: usize = 1024;
+/// A team has a window of so many cells and more, each thread so many at least; more than a warp only where windows are
+/// fewer than that.
+const MEMBER_CELLS: usize = 48;
 const FEW_WINDOWS: usize = 1 << 11;
 /// Bytes of shared memory that a tile takes, of 32 KiB that every GPU has; those with f64 have 48.
 const TILE_BYTES: usize = 30 << 10;
@@ -94,7 +94,8 @@ pub enum Step {
     Disjoint,
     /// The same by teams.
     DisjointTeam,
-    /// The gradient of each input cell from the windows that hold it, by their statistics.
+    /// The gradient of each input cell from the windows that hold it, by their statistics: a thread has four of a row, of f64
+    /// two.
     Gather,
 }
 
@@ -344,8 +345,7 @@ pub fn backward(
                     pass.each_window(Step::Statistics);
                 }
                 if !tiled || !pass.cells_in_tiles() {
-                    let cells = pass.axes.map(|axis| axis.input);
-                    pass.launch(Kernel::Any(pass.rule, Step::Gather), cells);
+                    pass.neighbouring_cells(layouts);
                 }
             }
         }
@@ -428,14 +428,6 @@ impl Tile {
     }
 }
 
-/// How many threads have a window.
-#[derive(Clone, Copy, PartialEq)]
-enum Team {
-    Thread,
-    Warp,
-    Block,
-}
-
 /// A plan in the making.
 struct Pass {
     axes: [Axis; 3],
@@ -513,6 +505,14 @@ impl Pass {
         }
     }
 
+    /// Cells of a row whose gradients a thread gathers.
+    fn neighbours(&self) -> usize {
+        match self.size {
+            8 => 2,
+            _ => 4,
+        }
+    }
+
     /// Pairs of rows that a thread of those for the gradients of 3×3 windows has.
     fn pairs_abreast(&self) -> usize {
         match self.size {
@@ -535,28 +535,26 @@ impl Pass {
         self.params.windows as usize
     }
 
-    fn team(&self) -> Team {
-        let cells = self.axes.iter().map(|a| a.kernel.min(a.input));
-        let cells = cells.product::<usize>();
-        if cells < WARP_CELLS || !self.disjoint() && self.windows() >= 2 * FEW_WINDOWS {
-            Team::Thread
-        } else if cells >= BLOCK_CELLS && self.windows() < FEW_WINDOWS {
-            Team::Block
-        } else {
-            Team::Warp
-        }
+    fn few_windows(&self) -> bool {
+        self.windows() < FEW_WINDOWS
     }
 
-    /// Threads of a team for a row of a window: as many as have 16 bytes each, to a power of two, which this is.
-    fn across(&self, team: Team) -> u32 {
-        let members = match team {
-            Team::Thread => 1,
-            Team::Warp => WARP,
-            Team::Block => BLOCK,
-        };
+    /// Threads of a team that has a window, a power of two; none where a thread pools it by itself.
+    fn team(&self) -> Option<u32> {
+        let cells = self.axes.iter().map(|a| a.kernel.min(a.input));
+        let shares = cells.product::<usize>() / MEMBER_CELLS;
+        if shares == 0 || !self.disjoint() && self.windows() >= 2 * FEW_WINDOWS {
+            return None;
+        }
+        let most = if self.few_windows() { BLOCK } else { WARP };
+        Some(1 << shares.ilog2().min(most.ilog2()))
+    }
+
+    /// Threads of a team for a row of a window: as many as have 16 bytes each, to a power of two.
+    fn across(&self, team: u32) -> usize {
         let [_, _, width] = &self.axes;
         let groups = width.kernel.min(width.input).div_ceil(16 / self.size);
-        groups.next_power_of_two().min(members as usize).ilog2()
+        groups.next_power_of_two().min(team as usize)
     }
 
     /// Numbers of the arithmetic that a tile has room for.
@@ -624,12 +622,27 @@ impl Pass {
         true
     }
 
+    /// A launch with an item for some neighbouring cells of a row.
+    fn neighbouring_cells(&mut self, layouts: Layouts) {
+        // A row that is one for windows but not in memory cannot be read in pieces.
+        let most = match self.params.folded_columns.value {
+            0 => 16 / self.size,
+            _ => 1,
+        };
+        let logits = layouts.logits.map(|logits| vectors(logits, most));
+        self.params.input_vectors = vectors(layouts.input, most);
+        self.params.logits_vectors = logits.unwrap_or_default();
+        let [depth, height, width] = self.axes.map(|axis| axis.input);
+        let items = [depth, height, width.div_ceil(self.neighbours())];
+        self.launch(Kernel::Any(self.rule, Step::Gather), items);
+    }
+
     /// A launch with an item for each window.
     fn each_window(&mut self, step: Step) {
         let team = self.team();
         let step = match team {
-            Team::Thread => step,
-            Team::Warp | Team::Block => step.by_teams(),
+            Some(_) => step.by_teams(),
+            None => step,
         };
         if matches!(step, Step::Statistics | Step::StatisticsTeam) {
             self.scratch = match self.rule {
@@ -637,13 +650,15 @@ impl Pass {
                 _ => 3 * self.windows(),
             };
         }
-        self.params.together = (team == Team::Block) as u32;
-        self.params.across = self.across(team);
+        if let Some(members) = team {
+            self.params.team = members.ilog2();
+            self.params.across = self.across(members).ilog2();
+        }
         self.launch(Kernel::Any(self.rule, step), self.outputs(1));
     }
 
     fn launch(&mut self, kernel: Kernel, items: [usize; 3]) {
-        let warps = if kernel.teams() { 3 * BLOCK / WARP } else { 0 };
+        let warps = if kernel.teams() { 2 * BLOCK / WARP } else { 0 };
         self.launch_sharing(kernel, items, warps as usize);
     }
 
@@ -662,18 +677,25 @@ impl Pass {
             depths: Divisor::new(depths as u64),
             ..self.params
         };
-        let per_block = match kernel {
-            Kernel::ForwardTile | Kernel::StatisticsTile | Kernel::GatherTile => 1,
-            _ if !kernel.teams() => BLOCK,
-            _ if params.together == 0 => BLOCK / WARP,
+        // Threads that have an item.
+        let team = match kernel {
+            Kernel::ForwardTile | Kernel::StatisticsTile | Kernel::GatherTile => BLOCK,
+            _ if kernel.teams() => 1 << params.team,
             _ => 1,
         };
+        let block = match kernel.teams() {
+            true if team > WARP => team,
+            // Few threads are spread over more multiprocessors.
+            true if self.few_windows() => 2 * WARP,
+            _ => BLOCK,
+        };
+        let per_block = block / team;
         let grid = (items as u64).div_ceil(per_block.into()).min(LARGEST_GRID) as u32;
         self.launches.push(Launch {
             kernel,
             wide,
             grid,
-            block: BLOCK,
+            block,
             shared: shared as u32,
             params,
         });
@@ -808,16 +830,62 @@ mod tests {
     #[test]
     fn threads_share_windows_that_are_large() {
         let any = |step| Kernel::Any(Rule::SoftPool, step);
-        for (dims, together) in [([8, 64, 56, 56], 1), ([64, 64, 56, 56], 0)] {
-            let [forward, backward] = plans(&dims, 56, 56);
-            assert_eq!(kernels(&forward), [any(Step::ForwardTeam)]);
-            assert_eq!(kernels(&backward), [any(Step::DisjointTeam)]);
-            assert_eq!(forward.launches[0].params.together, together);
+        // Of few windows and of many: threads of a team and of a block.
+        for (edge, [few, many]) in [
+            (7, [(1, 64), (1, 256)]),
+            (14, [(4, 64), (4, 256)]),
+            (28, [(16, 64), (16, 256)]),
+            (56, [(64, 64), (32, 256)]),
+            (200, [(256, 256), (32, 256)]),
+        ] {
+            for (batch, (team, block)) in [(8, few), (32, many)] {
+                let [forward, backward] = plans(&[batch, 64, edge, edge], edge, edge);
+                assert_eq!(kernels(&forward), [any(Step::ForwardTeam)]);
+                assert_eq!(kernels(&backward), [any(Step::DisjointTeam)]);
+                let [launch] = forward.launches[..] else {
+                    panic!("{:?}", forward.launches)
+                };
+                assert_eq!((1 << launch.params.team, launch.block), (team, block));
+                assert!(launch.grid * block / team >= batch as u32 * 64);
+            }
         }
+        let [forward, _] = plans(&[8, 64, 6, 6], 6, 6);
+        assert_eq!(kernels(&forward), [any(Step::Forward)]);
         let [forward, backward] = plans(&[1, 8, 112, 112], 90, 5);
         assert_eq!(kernels(&forward), [any(Step::ForwardTeam)]);
         let both = [any(Step::StatisticsTeam), any(Step::Gather)];
         assert_eq!(kernels(&backward), both);
+    }
+
+    #[test]
+    fn a_thread_gathers_the_gradients_of_neighbouring_cells() {
+        let windows = Windows::Sliding {
+            kernel: [3; 3],
+            stride: [2; 3],
+            padding: [1; 3],
+            ceil_mode: false,
+        };
+        let dims = [1, 8, 6, 30, 30];
+        let geometry = Geometry::new("Lip3d", &windows, &dims).unwrap();
+        let input = Layout::contiguous(Shape::from(&dims));
+        let logits = input.transpose(3, 4).unwrap();
+        let grad = Layout::contiguous(geometry.output_shape(input.shape()));
+        let layouts = Layouts {
+            input: &input,
+            logits: Some(&logits),
+            grad: Some(&grad),
+        };
+        for (dtype, neighbours) in [(DType::F16, 4), (DType::F32, 4), (DType::F64, 2)] {
+            let plan =
+                backward(dtype, layouts, &geometry, Method::Logits, Gradient::Exact).unwrap();
+            let any = |step| Kernel::Any(Rule::Softmax, step);
+            assert_eq!(kernels(&plan), [any(Step::Statistics), any(Step::Gather)]);
+            let params = plan.launches[1].params;
+            assert_eq!(params.items, 8 * 6 * 30 * 30u64.div_ceil(neighbours));
+            // Of rows of 30 pairs are aligned.
+            assert_eq!([params.input_vectors, params.output_vectors], [2, 2]);
+            assert_eq!(params.logits_vectors, 0);
+        }
     }
 
     #[test]

@@ -97,6 +97,9 @@ pub(super) fn conv2d(
     config: Conv2dConfig,
     vb: VarBuilder,
 ) -> Result<Conv2d> {
+    if config.groups == 0 {
+        bail!("convolution in 0 groups, expected at least 1");
+    }
     let shape = (outputs, inputs / config.groups, height, width);
     let weight = vb.get_with_hints(shape, "weight", candle_nn::init::DEFAULT_KAIMING_NORMAL)?;
     Ok(Conv2d::new(weight, None, config))

@@ -2,7 +2,7 @@
 
 use super::interpolate::{bilinear2d, Axis};
 use super::part::Part;
-use crate::SoftPool2d;
+use crate::{Gradient, SoftPool2d};
 use candle_core::{bail, Module, Result, Tensor};
 use candle_nn::ops::sigmoid;
 use candle_nn::{conv2d, Conv2d, Conv2dConfig, VarBuilder};
@@ -23,6 +23,7 @@ pub(super) const REACH: usize = 23;
 ///
 /// - Input: `(N, C, H, W)`, H and W at least 7, in the variables' dtype.
 /// - Output: the same shape.
+/// - Gradient: the derivative, SoftPool's included ([`Gradient::Exact`]).
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};
@@ -59,7 +60,10 @@ impl LocalAttention {
         };
         Ok(Self {
             squeeze: conv2d(channels, sampled, 1, Default::default(), vb.pp(0))?,
-            pool: SoftPool2d::new(WINDOW).stride(STEPS[0]),
+            // The authors' formula by autograd.
+            pool: SoftPool2d::new(WINDOW)
+                .stride(STEPS[0])
+                .gradient(Gradient::Exact),
             shrink: conv2d(sampled, sampled, 3, halving, vb.pp(2))?,
             expand: conv2d(sampled, channels, 3, same, vb.pp(3))?,
             channels,

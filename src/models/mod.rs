@@ -48,6 +48,8 @@ use std::str::FromStr;
 /// - Logits: `(N, classes)`.
 /// - `train` true: batch norm by the batch's own statistics, and dropout where the network has it.
 ///
+/// An input of another shape is an error that names the network; one that is too small, of the layer that it is too small for.
+///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
 /// use candle_nn::VarBuilder;
@@ -62,7 +64,7 @@ use std::str::FromStr;
 /// assert_eq!(network.classify_t(&features, false)?.dims(), [2, 10]);
 /// # Ok::<(), candle_core::Error>(())
 /// ```
-pub trait Network: ModuleT + Send + Sync {
+pub trait Network: ModuleT + fmt::Debug + Send + Sync {
     /// The last feature map `(N, C, h, w)`; its mean over h and w is an image's embedding.
     fn features_t(&self, xs: &Tensor, train: bool) -> Result<Tensor>;
 
@@ -77,9 +79,16 @@ impl ModuleT for Box<dyn Network> {
     }
 }
 
-/// A network's logits are its classification of its features.
+/// A network's logits are its classification of its features; of its many layers, some the user's, [`fmt::Debug`] says nothing.
 macro_rules! logits_of_features {
     ($network:ty) => {
+        impl std::fmt::Debug for $network {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let name = stringify!($network);
+                f.debug_struct(name).finish_non_exhaustive()
+            }
+        }
+
         impl candle_core::ModuleT for $network {
             fn forward_t(
                 &self,
@@ -126,6 +135,10 @@ macro_rules! models {
             }
 
             /// The network with so many classes, its variables from `vb`, under torchvision's names.
+            ///
+            /// # Errors
+            ///
+            /// `vb`'s: a tensor that it lacks or holds in another shape.
             pub fn build(self, classes: usize, pooling: &Pooling, vb: VarBuilder) -> Result<Box<dyn Network>> {
                 match self {
                     $(Self::$model => $build(classes, pooling, vb),)+

@@ -13,6 +13,8 @@ pub use super::part::Part;
 
 /// Red, green and blue.
 const COLOURS: usize = 3;
+/// Channels that a file may give, well above the authors' 80: files may repeat their numbers, and work grows with the square.
+const MOST_CHANNELS: usize = 512;
 /// What a negative activation is multiplied by.
 const LEAK: f64 = 0.05;
 /// Each block's name, and the part of [`Config::channels`] that it has.
@@ -60,28 +62,33 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// One that names the last convolution if it does not give three colours of a square.
+    /// One that names a convolution of more than 512 channels, and the last one if it does not give three colours of a square.
     pub fn of(weights: &Weights) -> Result<Self> {
         let outputs = |name: &str| {
-            let shape = weights.shape(name)?;
-            shape.dims().first().copied()
+            let shape = weights.shape(name);
+            match shape.and_then(|shape| shape.dims().first()) {
+                Some(&channels) if channels > MOST_CHANNELS => {
+                    bail!("PlainUsr: {name} gives {channels} channels, expected at most {MOST_CHANNELS}")
+                }
+                channels => Ok(channels.copied()),
+            }
         };
         let mut config = Self::BASE;
         // The inner blocks come in pairs: the check finds one that differs.
         for (block, part) in BLOCKS.into_iter().take(3) {
-            if let Some(channels) = outputs(&format!("{block}.body.0.weight")) {
+            if let Some(channels) = outputs(&format!("{block}.body.0.weight"))? {
                 config.channels[part] = channels;
             }
         }
-        config.convolutions = match outputs("block1.body.4.weight") {
+        config.convolutions = match outputs("block1.body.4.weight")? {
             Some(_) => Self::L.convolutions,
             None => Self::BASE.convolutions,
         };
         let attention = 2 * config.convolutions - 1;
-        if let Some(channels) = outputs(&format!("block1.body.{attention}.body.0.weight")) {
+        if let Some(channels) = outputs(&format!("block1.body.{attention}.body.0.weight"))? {
             config.attention = channels;
         }
-        if let Some(channels) = outputs("tail.0.weight") {
+        if let Some(channels) = outputs("tail.0.weight")? {
             config.scale = scale_of(channels)?;
         }
         Ok(config)
@@ -131,8 +138,9 @@ impl PlainUsr {
         if !config.channels.iter().all(fit) || config.convolutions == 0 || config.scale == 0 {
             bail!("PlainUsr: {config:?}, expected sizes above 0 and no block wider than the first");
         }
-        let widest = config.channels[0] + COLOURS;
-        let outputs = COLOURS * config.scale * config.scale;
+        // Sizes without end fit no tensor.
+        let widest = outer.saturating_add(COLOURS);
+        let outputs = COLOURS.saturating_mul(config.scale.saturating_mul(config.scale));
         let blocks = BLOCKS.map(|(name, part)| Block::new(config, part, vb.pp(name)));
         Ok(Self {
             head: conv3x3(COLOURS, widest, vb.pp("head"))?,

@@ -13,7 +13,8 @@ pub type Layer = Arc<dyn ModuleT + Send + Sync>;
 /// Makes the layer of a [`Place`].
 type Make = dyn Fn(Place) -> Result<Layer> + Send + Sync;
 
-/// What pools in a network, in the places where SoftPool's authors put SoftPool; the other pooling stays what it is.
+/// What pools in a network, in the places where SoftPool's authors put SoftPool (but for the padding of Inception's branches:
+/// docs/networks.md); the other pooling stays what it is.
 /// (One layer that pools by any method is [`crate::Pooling`].)
 ///
 /// Pooling has no tensors, save `lip`'s, so weights fit whatever the choice: published ones want [`Self::Original`],

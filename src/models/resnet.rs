@@ -5,7 +5,7 @@
 use super::layers::{check_input, global_average, linear, ConvNorm, Window};
 use super::{Layer, Network, Place, Pooling};
 use crate::MaxPool2d;
-use candle_core::{ModuleT, Result, Tensor};
+use candle_core::{bail, ModuleT, Result, Tensor};
 use candle_nn::{Linear, VarBuilder};
 
 /// Channels after the stem, and of the first stage's blocks.
@@ -20,9 +20,9 @@ pub struct Config {
     pub depths: [usize; 4],
     /// Whether a block is 1×1, 3×3, 1×1 with four times the channels at its end, or else 3×3, 3×3.
     pub bottleneck: bool,
-    /// Groups of the 3×3 convolutions of bottlenecks.
+    /// Groups of the 3×3 convolutions of bottlenecks; basic blocks have one.
     pub groups: usize,
-    /// Channels of a group in the first stage.
+    /// Channels of a group in the first stage; 64 in basic blocks.
     pub width: usize,
 }
 
@@ -98,7 +98,14 @@ pub struct ResNet {
 
 impl ResNet {
     /// The network of this configuration; its variables, under torchvision's names, come from `vb`.
+    ///
+    /// # Errors
+    ///
+    /// One for basic blocks of other groups or widths than torchvision's, and `vb`'s.
     pub fn new(config: &Config, classes: usize, pooling: &Pooling, vb: VarBuilder) -> Result<Self> {
+        if !config.bottleneck && (config.groups, config.width) != (1, STEM) {
+            bail!("ResNet: {config:?} of basic blocks, expected one group of {STEM} channels");
+        }
         let stem = Window::same(7, 2);
         let stem = ConvNorm::new((3, STEM), stem, 1, EPS, vb.pp("conv1"), vb.pp("bn1"))?;
         let place = Place {

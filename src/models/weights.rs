@@ -11,7 +11,7 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use pytorch::{Archive, Source};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{Display, Write};
+use std::fmt::{self, Display, Write};
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -26,8 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// names (`norm1`); `num_batches_tracked` and `n_averaged`, which no layer uses, are left out. Where most names begin with
 /// `model.`, `backbone.`, `module.`, `network.` or `net.`, a network may leave that out when it asks.
 ///
-/// In a PyTorch file the network may be a table of tensors at any level, or a module that was saved as a whole: the one with most
-/// tensors counts, and of equals the one whose key says that it is averaged (`state_dict_ema`, `model_ema`), as in timm.
+/// In a PyTorch file the network may be a table of tensors at any level, or a module that was saved as a whole, whose names are
+/// those of its `state_dict`: the one with most tensors counts, and of equals the one whose key says that it is averaged
+/// (`state_dict_ema`, `model_ema`), as in timm. What an optimiser keeps does not count, and sparse tensors are an error.
 /// Nothing in such a file is executed. Its checksums are compared.
 ///
 /// ```
@@ -71,6 +72,15 @@ struct Entry {
     file: usize,
     name: String,
     shape: Shape,
+}
+
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Weights")
+            .field("path", &self.0.path)
+            .field("tensors", &self.0.tensors.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Weights {
@@ -294,11 +304,13 @@ impl File {
 
     fn read(mut source: impl Source + 'static) -> Result<Self> {
         let mut bytes = vec![];
-        source.by_ref().take(4).read_to_end(&mut bytes)?;
+        source.by_ref().take(9).read_to_end(&mut bytes)?;
         source.rewind()?;
         match bytes[..] {
+            // The length of a safetensors file's header, which may be any number, and the header.
+            [.., b'{'] if bytes.len() == 9 => {}
             [b'P', b'K', ..] => return Ok(Self::PyTorch(Archive::open(Box::new(source))?)),
-            [0x80, 2..=5, 0x8a | 0x95, _] => {
+            [0x80, 2..=5, 0x8a | 0x95, _, ..] => {
                 bail!(
                     "PyTorch's format from before 1.6: read and save it again with a newer PyTorch"
                 )

@@ -115,6 +115,13 @@ impl Pool {
         }
     }
 
+    /// The output, if it has no cells: a gradient of nothing belongs to it, which candle's operations would launch kernels
+    /// for, and CUDA refuses those.
+    pub fn of_nothing(geometry: Geometry, xs: &Tensor) -> Option<Result<Tensor>> {
+        let empty = geometry.output_shape(xs.shape()).elem_count() == 0;
+        empty.then(|| Self::new(geometry, Method::Maximum).apply(xs))
+    }
+
     /// The pooled activations.
     pub fn apply(self, xs: &Tensor) -> Result<Tensor> {
         xs.apply_op1(self)

@@ -9,7 +9,8 @@ use candle_core::{Module, Result, Tensor};
 /// Average pooling over `D` dimensions, a candle [`Module`]: `y = Σ x / n` over each window's `n` cells.
 ///
 /// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
-/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
+/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`;
+///   [`Self::ceil_mode`] rounds up.
 ///
 /// Unlike candle's own `avg_pool2d` it pads, and has a gradient where windows overlap. f16 and bf16 are summed in f32.
 ///

@@ -70,7 +70,9 @@ impl PoolingMethod {
 
     /// The layer of this method with such windows, its other settings at their defaults: p = 2, a seed of its own.
     ///
-    /// `lip` is an error: it has variables, see [`Self::learned`].
+    /// # Errors
+    ///
+    /// `lip`, which has variables: see [`Self::learned`]. Sizes are checked where the layer meets an input.
     pub fn pooling<const D: usize>(
         self,
         kernel: impl IntoSize<D>,
@@ -96,6 +98,10 @@ impl PoolingMethod {
     }
 
     /// [`Self::pooling`] of inputs with so many channels; `lip` takes its variables from `vb`, the others leave it alone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Lip::learned`], for `lip` alone.
     pub fn learned<const D: usize>(
         self,
         kernel: impl IntoSize<D>,

@@ -3,6 +3,7 @@
 use super::compute_dtype;
 use super::lip::weigh;
 use super::soft::SoftPool;
+use crate::op::Pool;
 use candle_core::{bail, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
@@ -25,6 +26,8 @@ use candle_nn::{Init, VarBuilder};
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 ///
+/// The output has the input's dtype, whatever that of β.
+///
 /// # Errors
 ///
 /// Those of [`SoftPool`], and an input with another number of channels than β has, where that is not 1.
@@ -36,6 +39,10 @@ pub struct LearnedSoftPool<const D: usize> {
 
 impl<const D: usize> SoftPool<D> {
     /// With a β that is learned, for so many channels or with 1 for all: tensor `beta` of `vb`, of shape `(channels)`.
+    ///
+    /// # Errors
+    ///
+    /// 0 channels, and `vb`'s: a tensor that it lacks or holds in another shape.
     pub fn learned(self, channels: usize, vb: VarBuilder) -> Result<LearnedSoftPool<D>> {
         if channels == 0 {
             bail!("{}: 0 channels, expected at least 1", Self::NAME);
@@ -64,11 +71,40 @@ impl<const D: usize> Module for LearnedSoftPool<D> {
                 xs.dims()
             );
         }
+        if let Some(ys) = Pool::of_nothing(geometry, xs) {
+            return ys;
+        }
         let mut shape = vec![1; D + 1];
         shape[0] = count;
         // Logits in the dtype of the arithmetic: rounded to half precision, large ones would lose what tells cells apart.
         let wide = xs.to_dtype(compute_dtype(layer, xs)?)?;
         let beta = self.beta.to_dtype(wide.dtype())?.reshape(shape)?;
-        weigh(layer, &geometry, &wide, &wide.broadcast_mul(&beta)?)?.to_dtype(xs.dtype())
+        let offset = offset::<D>(&wide)?;
+        let differences = wide.broadcast_sub(&offset)?;
+        // Infinite ones would have no logit where β is 0, and their gradient's product with them would be NaN.
+        let far = differences.abs()?.gt(FAR)?;
+        // Not all of them clamped: on GPUs that would hide NaN.
+        let near = far.where_cond(&differences.clamp(-FAR, FAR)?, &differences)?;
+        let ys = weigh(layer, &geometry, &differences, &near.broadcast_mul(&beta)?)?;
+        ys.broadcast_add(&offset)?.to_dtype(xs.dtype())
     }
+}
+
+/// Activations that differ by more weigh all or nothing.
+const FAR: f64 = 1e30;
+
+/// What all activations of each plane have in common: the one closest to 0, or 0 where they have both signs.
+///
+/// Softmax pooling moves with its input, while gradients of logits are small differences of products that grow with it.
+/// Without this offset they are exact however large it is, and a difference from it has lost no digits.
+fn offset<const D: usize>(xs: &Tensor) -> Result<Tensor> {
+    let xs = xs.detach();
+    let (mut lowest, mut highest) = (xs.clone(), xs);
+    for dim in lowest.rank() - D..lowest.rank() {
+        (lowest, highest) = (lowest.min_keepdim(dim)?, highest.max_keepdim(dim)?);
+    }
+    let closest = (lowest.relu()? - highest.neg()?.relu()?)?;
+    // Neither infinite nor NaN.
+    let finite = closest.abs()?.lt(f64::INFINITY)?;
+    finite.where_cond(&closest, &closest.zeros_like()?)
 }

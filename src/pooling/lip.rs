@@ -18,7 +18,8 @@ use std::sync::Arc;
 /// layer is SoftPool.
 ///
 /// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
-/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
+/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`;
+///   [`Self::ceil_mode`] rounds up.
 ///
 /// Gradients are exact, for the values and for the logits. f16 and bf16 are computed in f32.
 ///
@@ -85,6 +86,10 @@ impl<const D: usize> Lip<D> {
 
     /// With the paper's logit module, its variables named as in the authors' checkpoints: `logit.conv.weight`
     /// `(C, C, 3…)`, `logit.bn.weight` and `logit.bn.bias` `(C)`.
+    ///
+    /// # Errors
+    ///
+    /// `vb`'s: a tensor that it lacks or holds in another shape.
     pub fn learned(mut self, channels: usize, vb: VarBuilder) -> Result<Self> {
         let module = LogitModule::new(channels, vb.pp("logit"))?;
         self.logits = Some(Logits::Learned(module));
@@ -111,7 +116,13 @@ impl<const D: usize> Lip<D> {
 
     sliding_methods!("They take no part, neither in the weights nor in the sum.");
 
-    /// Pools `xs` with these logits, of its shape or with a single channel for all.
+    /// Pools `xs` with these logits, of its shape or with a single channel for all. A logit of −∞ masks its cell.
+    ///
+    /// Logits may have another dtype out of f16, bf16, f32 and f64 than `xs`; the output has that of `xs`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Lip`], logits of another dtype than these four among them.
     pub fn forward_with(&self, xs: &Tensor, logits: &Tensor) -> Result<Tensor> {
         let geometry = self.windows.geometry(Self::NAME, xs)?;
         let channels = xs.rank() - D - 1;
@@ -150,10 +161,8 @@ impl<const D: usize> Module for Lip<D> {
                 module.channels
             );
         }
-        let output = geometry.output_shape(xs.shape());
-        if output.elem_count() == 0 {
-            // Nothing to weigh, but a gradient of nothing.
-            return Pool::new(geometry, Method::Maximum).apply(xs);
+        if let Some(ys) = Pool::of_nothing(geometry, xs) {
+            return ys;
         }
         let wide = xs.to_dtype(compute_dtype(Self::NAME, xs)?)?;
         let logits = module.forward(&wide)?;
@@ -168,19 +177,26 @@ pub(crate) fn weigh(
     xs: &Tensor,
     logits: &Tensor,
 ) -> Result<Tensor> {
-    let logits = match logits.shape() == xs.shape() {
-        true => logits.clone(),
-        false => logits.broadcast_as(xs.shape())?,
+    let pool = Pool::new(*geometry, Method::Logits);
+    let of_all = |logits: &Tensor| match logits.shape() == xs.shape() {
+        true => Ok(logits.clone()),
+        false => logits.broadcast_as(xs.shape()),
     };
-    if xs.dtype() == logits.dtype() {
-        return Pool::new(*geometry, Method::Logits).apply_with(xs, &logits);
+    // candle sums the gradient of what is broadcast in its dtype: in half precision it would soon stand still.
+    let summed = logits.shape() != xs.shape() && logits.track_op();
+    let dtypes = (compute_dtype(layer, xs)?, compute_dtype(layer, logits)?);
+    if xs.dtype() == logits.dtype() && !(summed && dtypes.1 != logits.dtype()) {
+        return pool.apply_with(xs, &of_all(logits)?);
     }
-    let dtype = match (compute_dtype(layer, xs)?, compute_dtype(layer, &logits)?) {
+    if let Some(ys) = Pool::of_nothing(*geometry, xs) {
+        return ys;
+    }
+    let dtype = match dtypes {
         (DType::F32, DType::F32) => DType::F32,
         _ => DType::F64,
     };
     let (wide, logits) = (xs.to_dtype(dtype)?, logits.to_dtype(dtype)?);
-    let ys = Pool::new(*geometry, Method::Logits).apply_with(&wide, &logits)?;
+    let ys = pool.apply_with(&wide, &of_all(&logits)?)?;
     ys.to_dtype(xs.dtype())
 }
 

@@ -9,7 +9,8 @@ use candle_core::{bail, Module, Result, Tensor};
 /// Max pooling over `D` dimensions, a candle [`Module`]: `y = max x` in each window.
 ///
 /// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
-/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
+/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`;
+///   [`Self::ceil_mode`] rounds up.
 ///
 /// Unlike candle's own `max_pool2d` it pads, has a gradient where windows overlap, and gives a window's gradient to one
 /// cell alone: to the first of its maxima in row-major order, as PyTorch does on the CPU.

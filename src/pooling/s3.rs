@@ -19,7 +19,8 @@ use rand_chacha::{rand_core::RngCore, ChaCha8Rng};
 /// A last grid of `r < g` cells gives `ceil(r/s)` of them.
 ///
 /// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
-/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
+/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`;
+///   [`Self::ceil_mode`] rounds up.
 ///
 /// Equal seeds give equal sequences of training passes; a clone goes on from where the original is. Without a seed every
 /// layer draws for itself: the first that the program makes has seed 0, the next one 1, and so on.
@@ -103,22 +104,28 @@ impl<const D: usize> ModuleT for S3Pool<D> {
                 Self::NAME
             );
         }
-        if geometry.output_shape(xs.shape()).elem_count() == 0 {
-            // Nothing to draw from, but a gradient of nothing.
-            return Pool::new(geometry, Method::Maximum).apply(xs);
+        if let Some(ys) = Pool::of_nothing(geometry, xs) {
+            return ys;
         }
         let first = 3 - D;
         let (mut dense, mut sparse) = (geometry, geometry);
-        for d in 0..D {
-            let axis = &geometry.axes[first + d];
-            dense.axes[first + d] = every_window(axis)?;
-            sparse.axes[first + d] = side_by_side(dense.axes[first + d].output, axis);
-        }
-        if train && u32::try_from(dense.output_cells()).is_err() {
+        let counts = geometry.axes.each_ref().map(windows_of_stride_one);
+        let windows = counts.iter().fold(1, |n: u128, &c| n.saturating_mul(c));
+        // Their indices must fit in 32 bits.
+        if windows >= 1 << 32 {
             bail!(
-                "{}: expected less than 2^32 windows of stride one",
+                "{}: {windows} windows of stride one, expected less than 2^32",
                 Self::NAME
             );
+        }
+        for (d, &count) in counts.iter().enumerate().skip(first) {
+            let (axis, output) = (geometry.axes[d], count as usize);
+            dense.axes[d] = Axis {
+                output,
+                stride: 1,
+                ..axis
+            };
+            sparse.axes[d] = side_by_side(output, &axis);
         }
         let peaks = max_pool(Self::NAME, &dense, xs)?;
         if !train {
@@ -140,19 +147,11 @@ impl<const D: usize> ModuleT for S3Pool<D> {
     }
 }
 
-/// The windows with stride one, as many as the last window of `axis` needs.
-fn every_window(axis: &Axis) -> Result<Axis> {
+/// How many windows with stride one the last window of `axis` needs.
+fn windows_of_stride_one(axis: &Axis) -> u128 {
     let [n, k, s, p] = [axis.input, axis.kernel, axis.stride, axis.padding].map(|v| v as u128);
     let whole = (n + 2 * p + 1).saturating_sub(k);
-    let output = whole.max((axis.output as u128 - 1) * s + 1);
-    match u32::try_from(output) {
-        Ok(output) => Ok(Axis {
-            output: output as usize,
-            stride: 1,
-            ..*axis
-        }),
-        Err(_) => bail!("S3 pooling: {output} windows of stride one, expected less than 2^32"),
-    }
+    whole.max((axis.output as u128 - 1) * s + 1)
 }
 
 /// The windows of `stride` cells that down-sample the `dense` ones to the outputs of `axis`.

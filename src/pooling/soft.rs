@@ -350,7 +350,9 @@ fn composed(xs: &Tensor, geometry: &Geometry, beta: f64, gradient: Gradient) -> 
     let shift = select(&shift.abs()?.ne(f64::INFINITY)?, &shift, 0.0)?;
     let cells = select(&finite, &cells, 0.0)?;
 
-    let weights = (cells.broadcast_sub(&shift)? * beta)?.exp()?;
+    // Halves, whose difference does not overflow.
+    let halves = (&cells * 0.5)?.broadcast_sub(&(shift * 0.5)?)?;
+    let weights = ((halves * beta)? * 2.0)?.exp()?;
     let weights = select(&finite, &weights, 0.0)?;
     let total = weights.sum_keepdim(Dim::Minus1)?;
     // A window with no finite cell has no weights: 0/1 rather than 0/0.

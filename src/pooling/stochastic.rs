@@ -17,7 +17,8 @@ use candle_core::{ModuleT, Result, Tensor};
 /// positive one all cells are equally likely.
 ///
 /// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
-/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`.
+/// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`;
+///   [`Self::ceil_mode`] rounds up.
 ///
 /// Equal seeds give equal sequences of training passes; a clone goes on from where the original is. Without a seed every
 /// layer draws for itself: the first that the program makes has seed 0, the next one 1, and so on.
@@ -83,9 +84,8 @@ impl<const D: usize> ModuleT for StochasticPool<D> {
         if !train {
             return Pool::new(geometry, Method::Weighted).apply(xs);
         }
-        if geometry.output_shape(xs.shape()).elem_count() == 0 {
-            // Nothing to draw from, but a gradient of nothing.
-            return Pool::new(geometry, Method::Maximum).apply(xs);
+        if let Some(ys) = Pool::of_nothing(geometry, xs) {
+            return ys;
         }
         check_places(Self::NAME, &geometry, xs)?;
         let rng = self.draws.next_pass();

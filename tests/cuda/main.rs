@@ -59,10 +59,13 @@ fn random_passes_are_the_definition() {
             .chain(["u32", "u64"])
             .map(move |how| (kernel.name(), how))
     });
-    let missing: Vec<_> = wanted.filter(|kernel| !ran.contains(kernel)).collect();
+    // Parts of a warp, a warp, and blocks.
+    let teams = (0..=8).map(|team| (format!("teams of {}", 1 << team), ""));
+    let wanted = wanted.chain(teams);
+    let missing: Vec<_> = wanted.filter(|what| !ran.contains(what)).collect();
     assert!(
         missing.is_empty(),
-        "of all kernels these did not run: {missing:?}"
+        "of all kernels and teams these did not run: {missing:?}"
     );
 }
 
@@ -120,7 +123,7 @@ fn launch_every_kernel() {
 
 /// With nothing to do, so that the same arguments serve all kernels.
 fn launch_idle(kernel: Kernel, wide: bool, xs: &Tensor) -> Result<()> {
-    let geometry = Geometry::new("idle", &sliding(2, 2, 0), xs.dims())?;
+    let geometry = Geometry::new("idle", &sliding::<2>(2, 2, 0), xs.dims())?;
     let (x, layout) = xs.storage_and_layout();
     let Storage::Cuda(x) = &*x else {
         panic!("SOFTPOOL_TEST_DEVICE is not cuda")
@@ -139,40 +142,61 @@ fn every_kernel() -> impl Iterator<Item = (Kernel, bool, DType)> {
     all.flat_map(|(kernel, wide)| DTYPES.map(|dtype| (kernel, wide, dtype)))
 }
 
-fn sliding(kernel: usize, stride: usize, padding: usize) -> Windows<2> {
+fn sliding<const D: usize>(kernel: usize, stride: usize, padding: usize) -> Windows<D> {
     Windows::Sliding {
-        kernel: [kernel; 2],
-        stride: [stride; 2],
-        padding: [padding; 2],
+        kernel: [kernel; D],
+        stride: [stride; D],
+        padding: [padding; D],
         ceil_mode: false,
     }
 }
 
-/// The pass that SOFTPOOL_COUNTED names, such as `forward 3 2 1 8` for a kernel of 3, a stride of 2, a padding of 1 and 8
-/// planes, once in every dtype.
+/// The pass that SOFTPOOL_COUNTED names, such as `forward 3 2 1 8 56` for a kernel of 3, a stride of 2, a padding of 1 and 8
+/// planes of 56×56, once in every dtype. A seventh number is the depth of the planes, whose windows are cubes then; `logits`
+/// is the gradient of windows with logits of their own.
 #[test]
 #[ignore = "scripts/cuda/instructions.py runs it and counts"]
 fn counted() {
     let named = std::env::var("SOFTPOOL_COUNTED")
-        .expect("SOFTPOOL_COUNTED: pass, kernel, stride, padding, planes");
-    let words: Vec<&str> = named.split(' ').collect();
-    let [k, s, p, planes] = [1, 2, 3, 4].map(|i| words[i].parse::<usize>().unwrap());
-    let dims = [1, planes, 56, 56];
-    let geometry = Geometry::new("counted", &sliding(k, s, p), &dims).unwrap();
+        .expect("SOFTPOOL_COUNTED: pass, kernel, stride, padding, planes, their edge, their depth");
+    let (pass, numbers) = named.split_once(' ').unwrap();
+    let numbers: Vec<usize> = numbers.split(' ').map(|n| n.parse().unwrap()).collect();
+    let ([k, s, p, planes, edge], depth) = numbers.split_first_chunk().unwrap();
+    let (dims, geometry) = match depth {
+        [depth] => {
+            let dims = vec![1, *planes, *depth, *edge, *edge];
+            let geometry = Geometry::new("counted", &sliding::<3>(*k, *s, *p), &dims);
+            (dims, geometry)
+        }
+        _ => {
+            let dims = vec![1, *planes, *edge, *edge];
+            let geometry = Geometry::new("counted", &sliding::<2>(*k, *s, *p), &dims);
+            (dims, geometry)
+        }
+    };
+    let geometry = geometry.unwrap();
     for dtype in DTYPES {
         let xs = common::randn(1, 1.0, dims.as_slice(), dtype).unwrap();
+        let zs = common::randn(3, 1.0, dims.as_slice(), dtype).unwrap();
         let grad = common::randn(2, 1.0, geometry.output_shape(xs.shape()), dtype).unwrap();
         let (x, x_layout) = xs.storage_and_layout();
+        let (z, z_layout) = zs.storage_and_layout();
         let (dy, dy_layout) = grad.storage_and_layout();
-        let (Storage::Cuda(x), Storage::Cuda(dy)) = (&*x, &*dy) else {
+        let (Storage::Cuda(x), Storage::Cuda(z), Storage::Cuda(dy)) = (&*x, &*z, &*dy) else {
             panic!("SOFTPOOL_TEST_DEVICE is not cuda")
         };
         let tensors = Tensors::new(x, x_layout).with_grad(dy, dy_layout);
         let backward = |gradient| cuda::backward(tensors, &geometry, SOFT_POOL, gradient);
-        match words[0] {
+        match pass {
             "forward" => cuda::forward(tensors, &geometry, SOFT_POOL),
             "paper" => backward(Gradient::Paper),
-            _ => backward(Gradient::Exact),
+            "exact" => backward(Gradient::Exact),
+            _ => cuda::backward(
+                tensors.with_logits(z, z_layout),
+                &geometry,
+                Method::Logits,
+                Gradient::Exact,
+            ),
         }
         .unwrap();
     }
@@ -227,6 +251,7 @@ fn run(
         let name = launch.kernel.name();
         ran.insert((name.clone(), case.dtype.as_str()));
         ran.insert((name, plan::index(launch.wide)));
+        ran.insert((format!("teams of {}", 1 << launch.params.team), ""));
     }
     values(cuda::run(&plan, tensors)?, plan.output)
 }

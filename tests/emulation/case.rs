@@ -89,7 +89,11 @@ fn axes() -> impl Strategy<Value = [Axis; 3]> {
         4 => [axis(), axis(), axis()],
         4 => [axis(), axis(), axis()].prop_map(|axes| axes.map(|(n, _, o)| (n.max(2), [2, 2, 0], o))),
         1 => [axis(), axis(), axis()].prop_map(|axes| axes.map(|(n, _, o)| (n.max(8), [3, 1, 1], o))),
+        2 => ([axis(), axis(), axis()], 0usize..2)
+            .prop_map(|(axes, p)| axes.map(|(n, _, o)| (n.max(3), [3, 2, p], o))),
         4 => (axis(), large_axis(), large_axis()).prop_map(|(d, h, w)| [d, h, w]),
+        // Of one window, which several warps share.
+        1 => [80usize..128, 80usize..128].prop_map(|[h, w]| [(1, [1, 1, 0], 1), (h, [h, h, 0], 1), (w, [w, w, 0], 1)]),
     ]
 }
 

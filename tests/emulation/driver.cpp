@@ -5,6 +5,11 @@
 // parameters and the buffers, each a number of bytes and the bytes. Buffers come with the misalignment of their start.
 // The answer is the output and the scratch buffer. Every buffer is an allocation of its exact size, so that
 // AddressSanitizer sees a stray access.
+#ifdef __APPLE__
+// macOS has contexts for those alone who ask for X/Open's, and for its own names they must ask as well.
+#define _XOPEN_SOURCE 600
+#define _DARWIN_C_SOURCE
+#endif
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -52,14 +57,13 @@ struct Launch {
     }
 };
 
-constexpr unsigned SIMD = 32;
-
 // The threads of a threadgroup, each on a stack of its own.
 struct Group {
     struct Thread {
         ucontext_t context;
         std::vector<char> stack;
-        uint64_t slots[2];
+        // A thread is never so many exchanges ahead of one that it exchanges with: before that it needs its next one.
+        uint64_t slots[32];
         unsigned exchanges, barriers;
         bool ended;
     };
@@ -111,13 +115,12 @@ struct Group {
         for (size_t i = first; i < end; i++)
             while (threads[i].*times < now) swapcontext(&threads[self].context, &back);
     }
+    // Teams of a SIMD group run apart: a thread waits for its partner alone.
     uint64_t exchange(uint64_t value, unsigned mask) {
-        const size_t first = current / SIMD * SIMD;
-        // Nobody is two exchanges ahead.
-        const unsigned parity = threads[current].exchanges % 2, other = current ^ mask;
-        threads[current].slots[parity] = value;
-        meet(&Thread::exchanges, first, first + SIMD < threads.size() ? first + SIMD : threads.size());
-        return threads[other].slots[parity];
+        const unsigned slot = threads[current].exchanges % 32, other = current ^ mask;
+        threads[current].slots[slot] = value;
+        meet(&Thread::exchanges, other, other + 1);
+        return threads[other].slots[slot];
     }
 } group;
 

@@ -1,5 +1,6 @@
 # For scripts that build with the stand-in; to be sourced at the project's root.
-eval "$(scripts/cuda/toolkit.sh)"
+exports=$(scripts/cuda/toolkit.sh)
+eval "$exports"
 SOFTPOOL_NVCC=$(command -v nvcc || echo "$CUDA_HOME/bin/nvcc")
 export SOFTPOOL_NVCC
 export NVCC=$PWD/scripts/cuda/stand-in/nvcc PATH="$PWD/scripts/cuda/stand-in:$PATH"

@@ -5,7 +5,7 @@
 //! other: each window weighs all its cells anew, whichever it shares with others, but is as exact as any other then.
 
 use super::direct::terms;
-use super::plan::SPLIT;
+use super::plan::{SERIAL_TERMS, SPLIT};
 use super::rule::{Cell, Join, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
 use super::view::{overlap, Patch};
@@ -249,6 +249,44 @@ struct Pooled<V> {
     sums: [V; 2],
 }
 
+/// Sums of terms of which no more than [`SERIAL_TERMS`] are added up one after the other.
+struct Parts<V> {
+    /// Those of all parts but the last.
+    before: [V; 2],
+    part: [V; 2],
+    /// Terms that the last part may still have.
+    left: usize,
+    /// Those of no terms.
+    none: [V; 2],
+}
+
+impl<V: Vector> Parts<V> {
+    #[inline(always)]
+    fn new(none: [V; 2]) -> Self {
+        Self {
+            before: none,
+            part: none,
+            left: SERIAL_TERMS,
+            none,
+        }
+    }
+
+    #[inline(always)]
+    fn add<J: Join>(&mut self, term: [V; 2]) {
+        self.part = J::join(self.part, term);
+        self.left -= 1;
+        if self.left == 0 {
+            (self.before, self.part) = (J::join(self.before, self.part), self.none);
+            self.left = SERIAL_TERMS;
+        }
+    }
+
+    #[inline(always)]
+    fn all<J: Join>(self) -> [V; 2] {
+        J::join(self.before, self.part)
+    }
+}
+
 impl<C: Real> Cells<C> {
     /// Those of windows in a line's rows.
     #[inline(always)]
@@ -300,17 +338,19 @@ impl<C: Real> Cells<C> {
         }
         let [a, b] = R::Join::IDENTITY;
         let none = [V::splat(C::from_f64(a)), V::splat(C::from_f64(b))];
-        let mut sums = none;
+        // By columns and rows of the window, whose sums then do not depend on longer ones beside it.
+        let mut sums = Parts::new(none);
         for row in (0..self.x.len()).step_by(block.longest * V::LANES) {
-            let mut of_row = none;
+            let mut of_row = Parts::new(none);
             for column in 0..block.longest {
                 let at = row + column * V::LANES;
                 let lifted = rule.lift(self.cell::<V, R>(at, shift));
                 lifted[0].store(&mut self.weights[at..]);
-                of_row = R::Join::join(of_row, block.added(column, lifted, none));
+                of_row.add::<R::Join>(block.added(column, lifted, none));
             }
-            sums = R::Join::join(sums, of_row);
+            sums.add::<R::Join>(of_row.all::<R::Join>());
         }
+        let sums = sums.all::<R::Join>();
         Pooled { shift, sums }
     }
 }

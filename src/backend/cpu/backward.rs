@@ -10,10 +10,9 @@ use super::plan::{Span, Way, REACH};
 use super::rule::Window;
 use super::spread::{Gradients, Spread, Spreading, MARGIN};
 use super::tiles::Band;
-use super::turn::Turn;
+use super::turn::plane_after_plane;
 use super::vector::{Real, MOST_LANES};
 use super::view::{overlap, Area, Gathered, Patch, View};
-use crate::geometry::Axis;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -136,73 +135,110 @@ impl<T: Element> Backward<'_, T> {
     fn tile(&self, scratch: &mut Scratch<T>, tile: &Tile) {
         let [depth, height, width] = &self.pooling.geometry.axes;
         let cells = tile.row(tile.planes.len().next_multiple_of(tile.unit), 0, 0);
-        let outputs = if self.pooling.traits.logits { 2 } else { 1 };
-        for gradients in &mut scratch.gradients[..outputs] {
+        for gradients in &mut scratch.gradients[..self.outputs()] {
             gradients.grow(cells + REACH);
         }
         let depths = Span::touching(depth, &tile.area.depths);
         let rows = Span::touching(height, &tile.area.rows);
         let columns = Span::touching(width, &tile.area.columns);
-        let none = depths.is_empty() || rows.is_empty() || columns.is_empty();
-        let windows = |depth| Windows {
-            planes: tile.planes.clone(),
-            depth,
-            rows: Span::new(height, rows.clone()),
-            across: Span::new(width, columns.clone()).times(tile.unit),
-        };
-        // Gradients of cells that one row of windows at most has, in depth, are written once.
-        let once = !none && depths.len() == 1 && self.covers(tile, &windows(depths.start));
-        if !once {
-            for gradients in &mut scratch.gradients[..outputs] {
-                gradients[..cells].fill(T::Compute::default());
+        // Depths before this one have gradients, to which those of further windows are added.
+        let mut written = tile.area.depths.start;
+        if !rows.is_empty() && !columns.is_empty() {
+            for depth in depths {
+                let windows = Windows {
+                    planes: tile.planes.clone(),
+                    depth,
+                    rows: Span::new(height, rows.clone()),
+                    across: Span::new(width, columns.clone()).times(tile.unit),
+                };
+                written = self.add_windows(scratch, tile, &windows, written);
             }
         }
-        if none {
-            return;
-        }
-        for depth in depths {
-            let windows = windows(depth);
-            self.copy_grads(scratch, &windows);
-            let all_hold;
-            if self.is_direct(tile, &windows) {
-                all_hold = self.find_directly(scratch, tile, &windows);
-            } else {
-                all_hold = self.find_terms(scratch, &windows);
-                if self.pooling.traits.places {
-                    self.scatter(scratch, tile, &windows);
-                } else {
-                    self.spread(scratch, tile, &windows, !once);
-                }
-                if !all_hold {
-                    self.add_again(scratch, tile, &windows);
-                }
-            }
-            if !all_hold {
-                self.add_alone(scratch, tile, &windows);
-            }
-        }
+        self.zero_around(scratch, tile, written..tile.area.depths.end, None);
     }
 
-    /// Whether all cells of a tile lie between the first and the last of these windows, and are given gradients.
-    fn covers(&self, tile: &Tile, windows: &Windows) -> bool {
-        let [of_depth, height, width] = &self.pooling.geometry.axes;
-        let Windows {
-            depth,
-            rows,
-            across,
-            ..
-        } = windows;
-        let covers = |axis: &Axis, windows: &Range<usize>, cells: &Range<usize>| {
-            let (first, last) = (axis.window(windows.start), axis.window(windows.end - 1));
-            first.start <= cells.start && last.end >= cells.end
-        };
-        // Windows in registers leave out the rows between them.
-        let gaps = height.stride > height.kernel;
-        let scattered = self.pooling.traits.places && !self.is_direct(tile, windows);
-        !(scattered || gaps)
-            && covers(of_depth, &(*depth..depth + 1), &tile.area.depths)
-            && covers(height, &rows.windows, &tile.area.rows)
-            && covers(width, &across.windows, &tile.area.columns)
+    /// The gradients of some windows, added to those of depths before `written` and put in the place of others;
+    /// returns the depth before which all cells have gradients now.
+    fn add_windows(
+        &self,
+        scratch: &mut Scratch<T>,
+        tile: &Tile,
+        windows: &Windows,
+        written: usize,
+    ) -> usize {
+        let cells = tile.cells_of(&windows.area(self.pooling.geometry));
+        let end = cells.depths.end.max(written);
+        self.copy_grads(scratch, windows);
+        let all_hold;
+        if self.is_direct(tile, windows) {
+            // Rows between windows are left out.
+            let height = &self.pooling.geometry.axes[1];
+            let gaps = height.stride > height.kernel;
+            if gaps {
+                self.zero_around(scratch, tile, written..end, None);
+            }
+            all_hold = self.find_directly(scratch, tile, windows);
+            if !gaps {
+                self.zero_around(scratch, tile, written..end, Some(&cells));
+            }
+        } else {
+            all_hold = self.find_terms(scratch, windows);
+            if self.pooling.traits.places {
+                self.zero_around(scratch, tile, written..end, None);
+                self.scatter(scratch, tile, windows);
+            } else {
+                self.spread(scratch, tile, windows, written);
+                self.zero_around(scratch, tile, written..end, Some(&cells));
+            }
+            if !all_hold {
+                self.add_again(scratch, tile, windows);
+            }
+        }
+        if !all_hold {
+            self.add_alone(scratch, tile, windows);
+        }
+        end
+    }
+
+    /// Gradients of activations, and of logits if there are some.
+    fn outputs(&self) -> usize {
+        1 + usize::from(self.pooling.traits.logits)
+    }
+
+    /// Zeros for the cells of some depths of a tile, except for those that have gradients.
+    fn zero_around(
+        &self,
+        scratch: &mut Scratch<T>,
+        tile: &Tile,
+        depths: Range<usize>,
+        except: Option<&Area>,
+    ) {
+        let Area { rows, columns, .. } = &tile.area;
+        let groups = (0..tile.planes.len()).step_by(tile.unit);
+        for (group, depth) in groups.flat_map(|group| depths.clone().map(move |d| (group, d))) {
+            let except = except.filter(|area| area.depths.contains(&depth));
+            if except.is_some_and(|area| area.rows == *rows && area.columns == *columns) {
+                continue;
+            }
+            let none = rows.end..rows.end;
+            let (inside, [left, right]) = match except {
+                Some(area) => (
+                    &area.rows,
+                    [area.columns.start, area.columns.end].map(|w| (w - columns.start) * tile.unit),
+                ),
+                None => (&none, [0; 2]),
+            };
+            let row = |row| tile.row(group, depth - tile.area.depths.start, row - rows.start);
+            let end = columns.len() * tile.unit;
+            for gradients in &mut scratch.gradients[..self.outputs()] {
+                gradients[row(rows.start)..row(inside.start)].fill(T::Compute::default());
+                for line in inside.clone().map(row) {
+                    gradients[line..line + left].fill(T::Compute::default());
+                    gradients[line + right..line + end].fill(T::Compute::default());
+                }
+                gradients[row(inside.end)..row(rows.end)].fill(T::Compute::default());
+            }
+        }
     }
 
     /// Whether the gradients of all cells of these windows, and of no others, are made in registers.
@@ -329,8 +365,8 @@ impl<T: Element> Backward<'_, T> {
         all_hold
     }
 
-    /// Gradients of cells that add up what their windows give: added to what is there, or in its place.
-    fn spread(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows, add: bool) {
+    /// Gradients of cells that add up what their windows give: added to what depths before `written` have.
+    fn spread(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows, written: usize) {
         let Scratch {
             sums:
                 Sums {
@@ -366,7 +402,7 @@ impl<T: Element> Backward<'_, T> {
                 z,
                 shifts: &shifts[i],
                 weights: all_weights.get(i * weights..).unwrap_or_default(),
-                add,
+                written,
                 steps: tile.steps(),
                 to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
             });
@@ -487,55 +523,34 @@ impl<T: Element> Backward<'_, T> {
         band: &Band,
         output: &mut [&mut [MaybeUninit<T>]; 2],
     ) {
-        let Area {
-            depths,
-            rows,
-            columns,
-        } = &tile.area;
         let Scratch {
             gradients,
             plane_by_plane,
             ..
         } = scratch;
-        let (count, pitch) = (depths.len() * rows.len(), tile.pitch() / tile.unit);
-        // Whole planes follow each other, so that their rows are those of one.
-        let (planes_at_once, depths_at_once) = match rows.len() == band.rows.len() {
-            true => (tile.unit, depths.len()),
-            false => (1, 1),
-        };
+        let [depths, rows, columns] = tile.area.sizes();
+        let pitch = tile.pitch() / tile.unit;
         for (output, gradients) in output.iter_mut().zip(gradients) {
             if output.is_empty() {
                 continue;
             }
-            for plane in (0..tile.planes.len()).step_by(planes_at_once) {
-                let of_band = plane + tile.planes.start - band.planes.start;
-                let (group, lane) = (plane / tile.unit, plane % tile.unit);
-                let mut lines = &gradients[tile.row(group * tile.unit, 0, 0)..];
-                if tile.unit > 1 {
-                    if lane == 0 {
-                        // Planes abreast, one after the other.
-                        plane_by_plane.grow(count * pitch * tile.unit);
-                        self.pooling.arch.run(Turn {
-                            cells: lines,
-                            step: tile.unit,
-                            rows: count * pitch,
-                            columns: tile.unit,
-                            to: plane_by_plane,
-                            pitch: count * pitch,
-                        });
-                    }
-                    lines = &plane_by_plane[lane * count * pitch..];
-                }
-                let planes = planes_at_once.min(tile.planes.len() - plane);
-                for depth in (0..depths.len()).step_by(depths_at_once) {
-                    let first = (of_band * depths.len() + depth) * band.rows.len();
-                    let to = (first + rows.start - band.rows.start) * columns.len();
-                    let cells = planes * depths_at_once * rows.len() * columns.len();
-                    self.pooling.arch.run(Narrow {
-                        values: &lines[depth * rows.len() * pitch..],
+            for plane in (0..tile.planes.len()).step_by(tile.unit) {
+                let lines = &gradients[tile.row(plane, 0, 0)..];
+                let of_plane = depths * rows * pitch;
+                let arch = self.pooling.arch;
+                let lines = plane_after_plane(arch, lines, tile.unit, of_plane, plane_by_plane);
+                let all = tile.unit.min(tile.planes.len() - plane) * depths;
+                // Depths of planes follow each other, and rows too if they are whole.
+                let at_once = if rows == band.rows.len() { all } else { 1 };
+                let first_depth = (tile.planes.start + plane - band.planes.start) * depths;
+                for depth in (0..all).step_by(at_once) {
+                    let row = tile.area.rows.start - band.rows.start;
+                    let first = (first_depth + depth) * band.rows.len() + row;
+                    arch.run(Narrow {
+                        values: &lines[depth * rows * pitch..],
                         pitch,
-                        columns: columns.len(),
-                        cells: &mut output[to..to + cells],
+                        columns,
+                        cells: &mut output[first * columns..][..at_once * rows * columns],
                     });
                 }
             }

@@ -36,14 +36,24 @@ pub struct DirectGradients<'a, C> {
     pub to: [&'a mut [C]; 2],
 }
 
+/// A line of windows: where their rows begin.
+///
+/// Made once for all its vectors, since finding these takes as long as pooling some of them.
+struct Line<const ROWS: usize> {
+    /// The index of the first window.
+    first: usize,
+    /// In the cells, and in the logits.
+    x: [usize; ROWS],
+    z: [usize; ROWS],
+}
+
 /// A vector of windows of a line: of windows side by side, or of one window in planes abreast.
 #[derive(Clone, Copy)]
 struct Block {
-    line: usize,
     /// The first window, and its plane.
     window: usize,
     lane: usize,
-    /// How many windows are of that line.
+    /// How many windows are of the line.
     count: usize,
 }
 
@@ -65,11 +75,38 @@ impl<C: Real> Direct<'_, C> {
     }
 
     #[inline(always)]
-    fn block(&self, line: usize, vector: usize, lanes: usize) -> Block {
+    fn line<const ROWS: usize>(&self, index: usize) -> Line<ROWS> {
+        Line {
+            first: index * self.windows[1] * self.unit,
+            x: self.starts(index, self.x.steps),
+            z: self.starts(index, self.z.steps),
+        }
+    }
+
+    /// The index of the first window of a vector of a line.
+    #[inline(always)]
+    fn index<const ROWS: usize>(&self, line: &Line<ROWS>, block: Block) -> usize {
+        line.first + block.window * self.unit + block.lane
+    }
+
+    /// Where the rows of a line of windows begin, in cells or in gradients: `steps` are from a depth to the next, and from a
+    /// row.
+    #[inline(always)]
+    fn starts<const ROWS: usize>(&self, line: usize, steps: [usize; 2]) -> [usize; ROWS] {
+        let depths = self.x.sizes[0];
+        let mut starts = [0; ROWS];
+        for (row, start) in starts.iter_mut().enumerate() {
+            let (depth, row) = (row % depths, line * self.stride + row / depths);
+            *start = depth * steps[0] + row * steps[1];
+        }
+        starts
+    }
+
+    #[inline(always)]
+    fn block(&self, vector: usize, lanes: usize) -> Block {
         let at = vector * lanes;
         if self.unit > 1 {
             return Block {
-                line,
                 window: at / ABREAST,
                 lane: at % ABREAST,
                 count: lanes,
@@ -77,25 +114,11 @@ impl<C: Real> Direct<'_, C> {
         }
         let columns = self.windows[1];
         Block {
-            line,
             // The last vector reaches back over windows of the one before, if there is one.
             window: at.min(columns.saturating_sub(lanes)),
             lane: 0,
             count: lanes.min(columns),
         }
-    }
-
-    /// The index of the first window of a vector.
-    #[inline(always)]
-    fn index(&self, block: Block) -> usize {
-        (block.line * self.windows[1] + block.window) * self.unit + block.lane
-    }
-
-    /// Depth and row, in the patch, of this row of a window.
-    #[inline(always)]
-    fn row(&self, block: Block, row: usize) -> [usize; 2] {
-        let depths = self.x.sizes[0];
-        [row % depths, block.line * self.stride + row / depths]
     }
 
     fn assert_inside(&self) {
@@ -116,7 +139,7 @@ impl<C: Real> Direct<'_, C> {
         }
     }
 
-    /// The cells of a vector of windows in the columns of a window.
+    /// The cells of a vector of windows in the columns of a window, from where the rows of their line begin.
     ///
     /// # Safety
     ///
@@ -125,19 +148,18 @@ impl<C: Real> Direct<'_, C> {
     unsafe fn load<V: Vector<Real = C>, const ROWS: usize>(
         &self,
         patch: &Patch<'_, C>,
+        starts: &[usize; ROWS],
         block: Block,
     ) -> Rows<V, ROWS> {
         let mut cells = [[V::zero(); COLUMNS]; ROWS];
-        let across = if self.unit > 1 {
-            patch.across
-        } else {
-            V::LANES
-        };
-        for (i, cells) in cells.iter_mut().enumerate() {
-            let [depth, row] = self.row(block, i);
-            let start = patch.at(depth, row) + block.window * COLUMNS * patch.across + block.lane;
+        let (mut across, mut skip) = (V::LANES, block.window * COLUMNS);
+        if self.unit > 1 {
+            across = patch.across;
+            skip = skip * across + block.lane;
+        }
+        for (cells, start) in cells.iter_mut().zip(starts) {
             for (column, cells) in cells.iter_mut().enumerate() {
-                let at = start + column * across;
+                let at = start + skip + column * across;
                 prefetch(patch.cells, at + AHEAD / mem::size_of::<C>());
                 // SAFETY: the caller's.
                 *cells = V::load(unsafe { patch.cells.get_unchecked(at..at + V::LANES) });
@@ -167,12 +189,17 @@ impl<V: Vector, const ROWS: usize> Pooled<V, ROWS> {
     ///
     /// As for [`Direct::load`].
     #[inline(always)]
-    unsafe fn new<R: Rule>(rule: R, of: &Direct<'_, V::Real>, block: Block) -> Self {
+    unsafe fn new<R: Rule>(
+        rule: R,
+        of: &Direct<'_, V::Real>,
+        line: &Line<ROWS>,
+        block: Block,
+    ) -> Self {
         // SAFETY: the caller's.
-        let x = unsafe { of.load::<V, ROWS>(&of.x, block) };
+        let x = unsafe { of.load::<V, ROWS>(&of.x, &line.x, block) };
         let z = match R::LOGITS {
             // SAFETY: the caller's.
-            true => unsafe { of.load::<V, ROWS>(&of.z, block) },
+            true => unsafe { of.load::<V, ROWS>(&of.z, &line.z, block) },
             false => x,
         };
         let mut shift = V::zero();
@@ -255,12 +282,13 @@ impl<C: Real, R: Rule, E: Ending<C>> DirectBy<'_, C, R, E> {
     #[inline(always)]
     fn windows<V: Vector<Real = C>, const ROWS: usize>(&mut self) {
         let Self(direct, rule, ending) = self;
-        for line in 0..direct.windows[0] {
+        for index in 0..direct.windows[0] {
+            let line = direct.line::<ROWS>(index);
             for vector in 0..direct.vectors(V::LANES) {
-                let block = direct.block(line, vector, V::LANES);
+                let block = direct.block(vector, V::LANES);
                 // SAFETY: asserted in `run`.
-                let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, block) };
-                ending.take(direct.index(block), pooled.sums, block.count);
+                let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, &line, block) };
+                ending.take(direct.index(&line, block), pooled.sums, block.count);
             }
         }
     }
@@ -299,12 +327,14 @@ impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
         ) = self;
         let (zero, nan) = (V::zero(), V::splat(C::NAN));
         let mut all = true;
-        for line in 0..direct.windows[0] {
+        for index in 0..direct.windows[0] {
+            let starts: [usize; ROWS] = direct.starts(index, *steps);
+            let line = direct.line::<ROWS>(index);
             for vector in 0..direct.vectors(V::LANES) {
-                let block = direct.block(line, vector, V::LANES);
+                let block = direct.block(vector, V::LANES);
                 // SAFETY: asserted in `run`.
-                let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, block) };
-                let at = direct.index(block);
+                let pooled = unsafe { Pooled::<V, ROWS>::new(*rule, direct, &line, block) };
+                let at = direct.index(&line, block);
                 let (y, holds, mut terms) = terms(*rule, pooled.sums, V::load(&grads[at..]));
                 all &= V::all_below(holds, block.count);
                 V::select(holds, y, nan).store(&mut values[at..]);
@@ -313,19 +343,17 @@ impl<C: Real, R: Rule> DirectGradientsBy<'_, C, R> {
                 for term in terms.iter_mut().take(R::TERMS) {
                     *term = V::select(given, *term, zero);
                 }
-                for row in 0..ROWS {
+                let skip = block.window * COLUMNS * direct.unit + block.lane;
+                for (row, start) in starts.iter().enumerate() {
                     let (mut dx, mut dz) = ([zero; COLUMNS], [zero; COLUMNS]);
                     for column in 0..COLUMNS {
                         let weight = pooled.weights[row][column];
                         let of_cell = rule.gradient(pooled.cell::<R>(row, column), weight, terms);
                         [dx[column], dz[column]] = of_cell;
                     }
-                    let [d, h] = direct.row(block, row);
-                    let skip = block.window * COLUMNS * direct.unit + block.lane;
-                    let to = d * steps[0] + h * steps[1] + skip;
-                    store(direct.unit, dx, &mut of_x[to..]);
+                    store(direct.unit, dx, &mut of_x[start + skip..]);
                     if R::LOGITS {
-                        store(direct.unit, dz, &mut of_z[to..]);
+                        store(direct.unit, dz, &mut of_z[start + skip..]);
                     }
                 }
             }

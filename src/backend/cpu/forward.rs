@@ -7,14 +7,14 @@ use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
 use super::pieces::Cuts;
-use super::plan::{is_ranged, lines, may_be_again, Plan, Span, Step, Way, ABREAST};
+use super::plan::{is_ranged, lines, may_be_again, Depths, Plan, Span, Step, Way, ABREAST};
 use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
-use super::turn::Turn;
+use super::turn::plane_after_plane;
 use super::vector::{Arch, Real, MOST_LANES};
 use super::view::{Area, Gathered, Patch, View};
-use super::window::{padded_len, Alone};
+use super::window::Alone;
 use crate::geometry::{Axis, Geometry};
 use std::iter::StepBy;
 use std::mem::MaybeUninit;
@@ -111,7 +111,7 @@ impl Windows {
 
     /// How they are summed.
     pub fn way(&self, geometry: &Geometry) -> Way {
-        let depths = geometry.axes[0].window(self.depth).len();
+        let depths = Depths::of(&geometry.axes[0], self.depth);
         Way::of(depths, &self.rows, &self.across)
     }
 
@@ -194,11 +194,10 @@ impl<'a, T: Element> Pooling<'a, T> {
             return Shifts([self.shift(patches); 2 * ABREAST]);
         }
         let of = &patches[if self.traits.logits { 1 } else { 0 }];
-        let cells = &of.cells[..of.sizes.iter().product()];
-        let mut largest = self.kernels.largest_logits(cells);
+        let mut largest = self.kernels.largest_logits(of);
         for (lane, shift) in largest.iter_mut().enumerate() {
             if !shift.to_f64().is_finite() {
-                *shift = self.largest_finite(cells[lane..].iter().step_by(ABREAST));
+                *shift = self.largest_finite(of.all().skip(lane).step_by(ABREAST));
             }
         }
         let mut twice = [T::Compute::default(); 2 * ABREAST];
@@ -334,14 +333,14 @@ impl<'a, T: Element> Pooling<'a, T> {
             depth,
             ..
         } = windows;
-        let of_depths = padded_len(&self.geometry.axes[0], *depth) as f64;
+        let of_depths = self.geometry.axes[0].padded_len(*depth) as f64;
         for plane in windows.planes.clone() {
             for row in rows.windows.clone() {
-                let of_rows = padded_len(&rows.axis, row) as f64 * of_depths;
+                let of_rows = rows.axis.padded_len(row) as f64 * of_depths;
                 let line = windows.line(plane, row);
                 for (slot, o) in line.zip(across.windows.clone()) {
                     let count = &mut counts[slot];
-                    let missing = padded_len(&across.axis, o) - across.axis.window(o).len();
+                    let missing = across.axis.padded_len(o) - across.axis.window(o).len();
                     *count = count.add(T::Compute::from_f64(missing as f64 * of_rows));
                 }
             }
@@ -361,11 +360,11 @@ impl<'a, T: Element> Pooling<'a, T> {
         let axis = &across.axis;
         let padding = (axis.input + axis.padding - across.cells.end).saturating_mul(across.unit);
         let counted = right.saturating_add(padding).min(across.pitch);
-        let padded_depths = padded_len(&self.geometry.axes[0], *depth) as f64;
+        let padded_depths = self.geometry.axes[0].padded_len(*depth) as f64;
         let depths = self.geometry.axes[0].window(*depth).len();
         for (line, o) in rows.windows.clone().enumerate() {
             let start = line * across.pitch;
-            let all = padded_len(&rows.axis, o) as f64 * padded_depths;
+            let all = rows.axis.padded_len(o) as f64 * padded_depths;
             let missing = all - (rows.axis.window(o).len() * depths) as f64;
             let counts = &mut counts[start..start + counted];
             counts[..across.before].fill(T::Compute::from_f64(all));
@@ -427,99 +426,90 @@ impl<'a, T: Element> Pooling<'a, T> {
         band: &Band,
         output: &mut [MaybeUninit<T>],
     ) {
+        let all_hold = self.find_values(windows, scratch);
         let Scratch {
-            sums,
             values,
             plane_by_plane,
             window,
+            ..
         } = scratch;
-        let slots = windows.slots();
-        // Vectors may begin at the last window.
-        values.grow(slots + MOST_LANES);
-        let all_hold = match windows.way(self.geometry) {
-            Way::Direct => self.pool_directly(windows, &mut sums.gathered, values),
-            _ => {
-                let mut all_hold = true;
-                self.sum(windows, false, sums, |slot, sums| {
-                    let values = &mut values[slot..];
-                    all_hold &= self.kernels.finish(sums, Finish { values });
-                });
-                if !all_hold {
-                    let pool = |_, of: Again<'_, _>| self.kernels.again(of);
-                    self.pool_again(windows, &mut sums.gathered, values, pool);
-                }
-                all_hold
-            }
-        };
-        let values = &values[..slots];
-        let columns = windows.across.windows.len();
-        let (rows, of_band) = (windows.rows.windows.clone(), band.rows.len());
+        let (rows, columns) = (windows.rows.windows.clone(), windows.across.windows.len());
+        let unit = windows.across.unit;
+        let pitch = windows.across.slots() / unit;
+        // Whole planes follow each other, so that their rows are those of one.
+        let whole = band.depths.len() == 1 && rows.len() == band.rows.len();
         for group in 0..windows.groups() {
             let planes = windows.group(group);
-            let start = windows.start(planes.start, rows.start);
-            let (mut pitch, mut lines) = (windows.across.slots(), &values[start..]);
-            let unit = windows.across.unit;
-            if unit > 1 {
-                // Planes abreast, one after the other.
-                pitch /= unit;
-                let count = rows.len() * pitch;
-                plane_by_plane.grow(count * unit);
-                self.arch.run(Turn {
-                    cells: lines,
-                    step: unit,
-                    rows: count,
-                    columns: unit,
-                    to: plane_by_plane,
-                    pitch: count,
-                });
-                lines = plane_by_plane;
-            }
-            // Whole planes follow each other, so that their rows are those of one.
-            let whole = band.depths.len() == 1 && rows.len() == of_band;
-            for plane in planes.clone().step_by(if whole { planes.len() } else { 1 }) {
-                let lines = &lines[(plane - planes.start) * rows.len() * pitch..];
-                let i = plane - windows.planes.start;
-                let first = (i * band.depths.len() + windows.depth - band.depths.start) * of_band;
-                let first = (first + rows.start - band.rows.start) * columns;
-                let count = if whole { planes.len() } else { 1 } * rows.len();
-                let cells = &mut output[first..first + count * columns];
+            let values = &values[windows.start(planes.start, rows.start)..];
+            let of_plane = rows.len() * pitch;
+            let values = plane_after_plane(self.arch, values, unit, of_plane, plane_by_plane);
+            let at_once = if whole { planes.len() } else { 1 };
+            for plane in planes.clone().step_by(at_once) {
+                let values = &values[(plane - planes.start) * of_plane..];
+                let depths = (plane - windows.planes.start) * band.depths.len();
+                let depth = depths + windows.depth - band.depths.start;
+                let first = depth * band.rows.len() + rows.start - band.rows.start;
+                let count = at_once * rows.len();
+                let cells = &mut output[first * columns..][..count * columns];
                 self.arch.run(Narrow {
-                    values: lines,
+                    values,
                     pitch,
                     columns,
                     cells,
                 });
-                if all_hold {
-                    continue;
-                }
-                for (i, cells) in cells.chunks_exact_mut(columns).enumerate() {
-                    let values = &lines[i * pitch..i * pitch + columns];
-                    if numbers(values) {
-                        continue;
-                    }
-                    let (plane, row) = (plane + i / rows.len(), rows.start + i % rows.len());
-                    let at = [plane, windows.depth, row];
-                    self.pool_alone(at, windows.across.windows.clone(), values, window, cells);
+                if !all_hold {
+                    self.pool_alone(windows, plane, values, window, cells);
                 }
             }
         }
     }
 
-    /// The outputs of those windows of a row, by plane, depth and row, whose values are NaN.
+    /// The outputs of these windows, in `scratch.values`: NaN for those that do not hold. Returns whether all held at once,
+    /// without being pooled again.
+    fn find_values(&self, windows: &Windows, scratch: &mut Scratch<T>) -> bool {
+        let Scratch { sums, values, .. } = scratch;
+        // Vectors may begin at the last window.
+        values.grow(windows.slots() + MOST_LANES);
+        if windows.way(self.geometry) == Way::Direct {
+            return self.pool_directly(windows, &mut sums.gathered, values);
+        }
+        let mut all_hold = true;
+        self.sum(windows, false, sums, |slot, sums| {
+            let values = &mut values[slot..];
+            all_hold &= self.kernels.finish(sums, Finish { values });
+        });
+        if !all_hold {
+            let pool = |_, of: Again<'_, _>| self.kernels.again(of);
+            self.pool_again(windows, &mut sums.gathered, values, pool);
+        }
+        all_hold
+    }
+
+    /// The outputs of those windows of some planes whose values are NaN, by their definition.
     #[cold]
     fn pool_alone(
         &self,
-        [plane, depth, row]: [usize; 3],
-        columns: Range<usize>,
+        windows: &Windows,
+        plane: usize,
         values: &[T::Compute],
         window: &mut Window,
         cells: &mut [MaybeUninit<T>],
     ) {
-        for ((value, o), cell) in values.iter().zip(columns).zip(cells) {
-            if value.to_f64().is_nan() {
-                self.alone().read(plane, [depth, row, o], window);
-                let y = self.kernels.replace(self.kernels.define(window), T::MAX);
-                cell.write(T::round(y));
+        let (rows, columns) = (&windows.rows.windows, &windows.across.windows);
+        let pitch = windows.across.slots() / windows.across.unit;
+        let lines = values.chunks(pitch);
+        for (i, (values, cells)) in lines.zip(cells.chunks_exact_mut(columns.len())).enumerate() {
+            if numbers(&values[..columns.len()]) {
+                continue;
+            }
+            let (plane, row) = (plane + i / rows.len(), rows.start + i % rows.len());
+            for ((value, o), cell) in values.iter().zip(columns.clone()).zip(cells) {
+                if value.to_f64().is_nan() {
+                    let at = [windows.depth, row, o];
+                    self.alone().read(plane, at, window);
+                    let y = self.kernels.replace(self.kernels.define(window), T::MAX);
+                    cell.write(T::round(y));
+                }
             }
         }
     }
@@ -544,7 +534,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         let rows_of = cells(rows, area.rows.start);
         let columns = cells(across, area.columns.start);
         let most = |cells: &[Range<usize>]| cells.iter().map(Range::len).max().unwrap_or_default();
-        if !may_be_again(area.depths.len() * most(&rows_of), most(&columns)) {
+        if !may_be_again(area.depths.len() * most(&rows_of) * most(&columns)) {
             return;
         }
         let count = columns.len() * across.unit;

@@ -22,7 +22,7 @@ pub trait Kernels<C>: Send + Sync {
     /// The largest logit of a patch, NaN left out.
     fn largest_logit(&self, patch: &Patch<'_, C>) -> C;
     /// Those of planes abreast, NaN left out.
-    fn largest_logits(&self, cells: &[C]) -> [C; ABREAST];
+    fn largest_logits(&self, patch: &Patch<'_, C>) -> [C; ABREAST];
     fn columns(&self, work: Columns<'_, C>);
     fn apart(&self, work: Apart<'_, C>);
     /// Windows in registers, to their ending: as [`Kernels::finish`].
@@ -116,9 +116,9 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
         self.call(LargestLogit { rule, patch })
     }
 
-    fn largest_logits(&self, cells: &[C]) -> [C; ABREAST] {
+    fn largest_logits(&self, patch: &Patch<'_, C>) -> [C; ABREAST] {
         let rule = self.rule;
-        self.call(LargestLogits { rule, cells })
+        self.call(LargestLogits { rule, patch })
     }
 
     fn columns(&self, work: Columns<'_, C>) {
@@ -284,7 +284,7 @@ impl<C: Real, R: Rule> Kernel for LargestLogit<'_, C, R> {
 /// [`Kernels::largest_logits`]
 struct LargestLogits<'a, C, R> {
     rule: R,
-    cells: &'a [C],
+    patch: &'a Patch<'a, C>,
 }
 
 impl<C: Real, R: Rule> Kernel for LargestLogits<'_, C, R> {
@@ -294,11 +294,19 @@ impl<C: Real, R: Rule> Kernel for LargestLogits<'_, C, R> {
     fn run<I: InstructionSet>(self) -> [C; ABREAST] {
         type V<C, I> = <C as Real>::Vector<I>;
         let mut largest = [C::NEG_INFINITY; ABREAST];
+        debug_assert_eq!(self.patch.across, ABREAST);
+        let [depths, ..] = self.patch.sizes;
+        let (pieces, len) = self.patch.runs();
         for at in (0..ABREAST).step_by(V::<C, I>::LANES) {
             let mut of_lanes = V::<C, I>::splat(C::NEG_INFINITY);
-            for cells in self.cells.chunks_exact(ABREAST) {
-                let z = V::<C, I>::load(&cells[at..]);
-                of_lanes = self.rule.logit(z, z).max(of_lanes);
+            for depth in 0..depths {
+                for row in 0..pieces {
+                    let run = &self.patch.from(depth, row, 0)[..len];
+                    for cells in run.chunks_exact(ABREAST) {
+                        let z = V::<C, I>::load(&cells[at..]);
+                        of_lanes = self.rule.logit(z, z).max(of_lanes);
+                    }
+                }
             }
             of_lanes.store(&mut largest[at..]);
         }

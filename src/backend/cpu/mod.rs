@@ -77,7 +77,7 @@ fn forward_on<T: Poolable>(
     geometry: &Geometry,
     method: Method,
 ) -> Result<Vec<T>> {
-    pool(arch, compiled(arch, method, Pass::Forward), input, geometry)
+    pool(arch, compiled(arch, method, None), input, geometry)
 }
 
 /// The gradient of the activations from that of the outputs, contiguous, and behind it that of the logits if the method has some.
@@ -99,24 +99,21 @@ fn backward_on<T: Poolable>(
     method: Method,
     gradient: Gradient,
 ) -> Result<Vec<T>> {
-    let kernels = compiled(arch, method, Pass::Backward(gradient));
+    let kernels = compiled(arch, method, Some(gradient));
     differentiate(arch, kernels, input, grad, geometry)
 }
 
-/// The way to the outputs, or back to these gradients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pass {
-    Forward,
-    Backward(Gradient),
-}
-
-/// The rule of a method, compiled for an instruction set.
-fn compiled<C: Compile>(arch: Arch, method: Method, pass: Pass) -> Box<dyn Kernels<C>> {
+/// The rule of a method for its outputs, or for these gradients, compiled for an instruction set.
+fn compiled<C: Compile>(
+    arch: Arch,
+    method: Method,
+    gradient: Option<Gradient>,
+) -> Box<dyn Kernels<C>> {
     match method {
         Method::SoftPool(Weighting { beta, nan_to_num }) => {
             let rule = Softmax::<false> { beta, nan_to_num };
-            match pass {
-                Pass::Backward(Gradient::Exact) => C::compile(arch, ExactSoftPool(rule)),
+            match gradient {
+                Some(Gradient::Exact) => C::compile(arch, ExactSoftPool(rule)),
                 _ => C::compile(arch, rule),
             }
         }
@@ -138,9 +135,9 @@ fn compiled<C: Compile>(arch: Arch, method: Method, pass: Pass) -> Box<dyn Kerne
             C::compile(arch, rule)
         }
         Method::Weighted => C::compile(arch, Weighted),
-        Method::Maximum => match pass {
-            Pass::Forward => C::compile(arch, Maximum),
-            Pass::Backward(_) => C::compile(arch, Largest),
+        Method::Maximum => match gradient {
+            None => C::compile(arch, Maximum),
+            Some(_) => C::compile(arch, Largest),
         },
     }
 }
@@ -260,7 +257,9 @@ fn pool<T: Poolable>(
 ) -> Result<Vec<T>> {
     let geometry = &settled(geometry);
     let mut pooling = pooling(arch, kernels, input, geometry, Direction::Forward);
-    if lie_abreast(&pooling) && plan::may_be_abreast(geometry) {
+    // Parts of rows that are cut have shifts of their own, which whole ones abreast would not have.
+    let cut = pooling.plan.columns < geometry.axes[2].output;
+    if lie_abreast(&pooling) && plan::may_be_abreast(geometry) && !cut {
         pooling.unit = plan::ABREAST;
     }
     let sizes = geometry.axes.map(|axis| axis.output);

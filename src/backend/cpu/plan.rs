@@ -40,7 +40,7 @@ pub const KEPT_CELLS: usize = 1 << 15;
 /// Terms that are added up one after the other; of more, the sums of so many are added up. All in one sum would lose
 /// digits: terms that are equal, such as the weights of ReLU's zeros, are all rounded the same way.
 /// A row of more depths than this is an exception.
-const SERIAL_TERMS: usize = 256;
+pub const SERIAL_TERMS: usize = 64;
 
 /// How many of so many terms are added up one after the other: about as many as there are such sums, if that is more.
 #[inline(always)]
@@ -51,13 +51,10 @@ pub fn serial_terms(count: usize) -> usize {
     }
 }
 
-/// Cells of the windows that are pooled again by vectors. Those of a vector of larger ones would take much memory, and
-/// have so many rows that their sums lose digits.
-const AGAIN_CELLS: usize = 1 << 12;
-
-/// Whether windows of so many rows in all their depths, and of so many columns, may be pooled [`again`](super::again).
-pub fn may_be_again(rows: usize, columns: usize) -> bool {
-    rows.max(columns) <= SERIAL_TERMS && rows * columns <= AGAIN_CELLS
+/// Whether windows of so many cells may be pooled [`again`](super::again): those of a vector of larger ones would take
+/// much memory, and the sums of their parts be too many to add up one after the other.
+pub fn may_be_again(cells: usize) -> bool {
+    cells <= SERIAL_TERMS * SERIAL_TERMS
 }
 
 /// Cells whose keys in a race of stochastic pooling are held at once: they stay in a core's cache.
@@ -119,15 +116,18 @@ pub fn may_be_abreast(geometry: &Geometry) -> bool {
 /// How the windows of a row are made of its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A window is `whole` groups of `stride` cells, one after the other, and the first `rest` cells of the next group.
-    /// Neighbours share all but one group.
-    Groups {
-        stride: usize,
-        whole: usize,
-        rest: usize,
-    },
+    Groups(Grouping),
     /// Windows of various sizes: see [`is_ranged`].
     Ranges,
+}
+
+/// A window is `whole` groups of `stride` cells, one after the other, and the first `rest` cells of the next group.
+/// Neighbours share all but one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grouping {
+    pub stride: usize,
+    pub whole: usize,
+    pub rest: usize,
 }
 
 /// Whether windows have no step, or are so much larger than the input that their padding is no part of a line, or so far
@@ -141,11 +141,11 @@ impl Step {
         if is_ranged(axis) {
             return Self::Ranges;
         }
-        Self::Groups {
+        Self::Groups(Grouping {
             stride: axis.stride,
             whole: axis.kernel / axis.stride,
             rest: axis.kernel % axis.stride,
-        }
+        })
     }
 }
 
@@ -155,13 +155,7 @@ pub const SPLIT: usize = 3;
 impl Step {
     /// Whether windows are summed along the rows in registers, a vector of them at a time.
     pub fn in_vectors(self) -> bool {
-        matches!(
-            self,
-            Self::Groups {
-                stride: 1..=SPLIT,
-                ..
-            }
-        )
+        matches!(self, Self::Groups(of) if of.stride <= SPLIT)
     }
 }
 
@@ -169,11 +163,11 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ranges => write!(f, "ranges"),
-            Self::Groups {
+            Self::Groups(Grouping {
                 stride,
                 whole,
                 rest,
-            } => write!(f, "{whole}×{stride}+{rest}"),
+            }) => write!(f, "{whole}×{stride}+{rest}"),
         }
     }
 }
@@ -338,9 +332,27 @@ pub enum Way {
     Abreast,
 }
 
+/// The depths of a window, and how many more of it are padded.
+#[derive(Clone, Copy, Debug)]
+pub struct Depths {
+    pub count: usize,
+    pub padded: usize,
+}
+
+impl Depths {
+    /// Those of window `o` of the axis.
+    pub fn of(axis: &Axis, o: usize) -> Self {
+        let count = axis.window(o).len();
+        Self {
+            count,
+            padded: axis.padded_len(o) - count,
+        }
+    }
+}
+
 impl Way {
-    /// That of windows in these rows and columns, and of so many depths.
-    pub fn of(depths: usize, rows: &Span, across: &Span) -> Self {
+    /// That of windows of these depths, in these rows and columns.
+    pub fn of(depths: Depths, rows: &Span, across: &Span) -> Self {
         // None is padded or cut off.
         let whole = |span: &Span| {
             let axis = &span.axis;
@@ -348,9 +360,10 @@ impl Way {
             !is_ranged(axis) && axis.disjoint() && axis.padding == 0 && last.len() == axis.kernel
         };
         let two_wide = (across.axis.kernel, across.axis.stride) == (COLUMNS, COLUMNS);
-        let few = matches!(depths.saturating_mul(rows.axis.kernel), 1 | 2 | 4);
+        let few = matches!(depths.count.saturating_mul(rows.axis.kernel), 1 | 2 | 4);
+        let in_registers = two_wide && few && whole(across) && whole(rows) && depths.padded == 0;
         match Step::of(&across.axis) {
-            _ if two_wide && few && whole(across) && whole(rows) => Self::Direct,
+            _ if in_registers => Self::Direct,
             _ if across.unit > 1 => Self::Abreast,
             step if step.in_vectors() => Self::Rows,
             _ => Self::Apart,

@@ -3,7 +3,7 @@
 //! All lines of a band are taken as one: the windows between two lines are made as well, and nobody looks at them.
 
 use super::aligned::Aligned;
-use super::plan::{is_ranged, serial_terms, Span, Step, ABREAST, SPLIT};
+use super::plan::{is_ranged, serial_terms, Grouping, Span, Step, ABREAST, SPLIT};
 use super::rule::Join;
 use super::vector::{InstructionSet, Kernel, Real, Single, Vector, MOST_LANES};
 use std::marker::PhantomData;
@@ -92,20 +92,15 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
     #[inline(always)]
     fn run_of<V: Vector<Real = C>, const UNIT: usize>(mut self) -> E {
         let ends = self.rows.ends();
-        let Step::Groups {
-            stride,
-            whole,
-            rest,
-        } = Step::of(&self.rows.across.axis)
-        else {
+        let Step::Groups(of) = Step::of(&self.rows.across.axis) else {
             return self.ending;
         };
-        match (stride, whole) {
-            (1, _) => self.shifted::<V, UNIT>(ends, whole),
-            (2, 0 | 1) => self.in_registers::<V, 2, UNIT>(ends, whole, rest),
-            (3, 0 | 1) => self.in_registers::<V, 3, UNIT>(ends, whole, rest),
-            (2, _) => self.by_groups::<V, 2, UNIT>(ends, whole, rest),
-            (3, _) => self.by_groups::<V, 3, UNIT>(ends, whole, rest),
+        match (of.stride, of.whole) {
+            (1, _) => self.shifted::<V, UNIT>(ends, of.whole),
+            (2, 0 | 1) => self.in_registers::<V, 2, UNIT>(ends, of),
+            (3, 0 | 1) => self.in_registers::<V, 3, UNIT>(ends, of),
+            (2, _) => self.by_groups::<V, 2, UNIT>(ends, of),
+            (3, _) => self.by_groups::<V, 3, UNIT>(ends, of),
             _ => {}
         }
         self.ending
@@ -145,15 +140,14 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
     fn in_registers<V: Vector<Real = C>, const S: usize, const UNIT: usize>(
         &mut self,
         ends: Ends,
-        whole: usize,
-        rest: usize,
+        of: Grouping,
     ) {
         for at in (0..ends.made).step_by(V::LANES) {
             let these = phases::<V, S, UNIT>(self.rows.sums, at);
-            let sums = match (whole, rest) {
-                (0, _) => first::<V, J, S>(these, rest),
+            let sums = match (of.whole, of.rest) {
+                (0, rest) => first::<V, J, S>(these, rest),
                 (_, 0) => first::<V, J, S>(these, S),
-                _ => {
+                (_, rest) => {
                     let next = phases::<V, S, UNIT>(self.rows.sums, at + UNIT);
                     J::join(first::<V, J, S>(these, S), first::<V, J, S>(next, rest))
                 }
@@ -167,8 +161,7 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
     fn by_groups<V: Vector<Real = C>, const S: usize, const UNIT: usize>(
         &mut self,
         ends: Ends,
-        whole: usize,
-        rest: usize,
+        of: Grouping,
     ) {
         let Rows {
             across,
@@ -183,14 +176,14 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
         let count = count.min(sums[0].len() / S) / V::LANES * V::LANES;
         for at in (0..count).step_by(V::LANES) {
             let these = phases::<V, S, UNIT>(*sums, at);
-            let (all, part) = (first::<V, J, S>(these, S), first::<V, J, S>(these, rest));
+            let (all, part) = (first::<V, J, S>(these, S), first::<V, J, S>(these, of.rest));
             for i in 0..2 {
                 all[i].store(&mut groups.whole[i][at..]);
                 part[i].store(&mut groups.rest[i][at..]);
             }
         }
         for at in (0..ends.made).step_by(V::LANES) {
-            let sums = self.rows.groups.windows::<V, J, UNIT>(at, whole, rest);
+            let sums = self.rows.groups.windows::<V, J, UNIT>(at, of);
             self.ending.take(at, sums, ends.seen_from(at));
         }
     }
@@ -238,12 +231,12 @@ impl<C: Real> Groups<C> {
     fn windows<V: Vector<Real = C>, J: Join, const UNIT: usize>(
         &self,
         at: usize,
-        whole: usize,
-        rest: usize,
+        of: Grouping,
     ) -> [V; 2] {
         let of_groups = [&self.whole[0][..], &self.whole[1][..]];
         let of_rests = [&self.rest[0][..], &self.rest[1][..]];
-        match (whole, rest) {
+        let whole = of.whole;
+        match (whole, of.rest) {
             (0, _) => load(of_rests, at),
             (_, 0) => shifted::<V, J, UNIT, 1>(of_groups, at, whole)[0],
             _ => J::join(
@@ -271,13 +264,7 @@ impl<C: Real, J: Join> Kernel for ApartBy<'_, C, J> {
     fn run<I: InstructionSet>(mut self) {
         match Step::of(&self.0.rows.across.axis) {
             step if self.0.rows.across.unit > 1 => self.abreast::<C::Vector<I>>(step),
-            Step::Groups {
-                stride,
-                whole,
-                rest,
-            } => {
-                self.groups::<C::Vector<I>>(stride, whole, rest);
-            }
+            Step::Groups(of) => self.groups::<C::Vector<I>>(of),
             Step::Ranges => self.ranges::<C::Vector<I>>(),
         }
     }
@@ -306,11 +293,11 @@ impl<C: Real, J: Join> ApartBy<'_, C, J> {
                         cells,
                     };
                     let sums: [V; 2] = match step {
-                        Step::Groups {
+                        Step::Groups(Grouping {
                             stride,
                             whole,
                             rest,
-                        } => {
+                        }) => {
                             let start = i * stride;
                             let first = if whole == 0 { rest } else { stride };
                             let mut all = cells(start..start + first).join::<V, J>();
@@ -341,7 +328,8 @@ impl<C: Real, J: Join> ApartBy<'_, C, J> {
     }
 
     #[inline(always)]
-    fn groups<V: Vector<Real = C>>(&mut self, stride: usize, whole: usize, rest: usize) {
+    fn groups<V: Vector<Real = C>>(&mut self, of: Grouping) {
+        let Grouping { stride, rest, .. } = of;
         let Rows {
             across,
             lines,
@@ -366,7 +354,7 @@ impl<C: Real, J: Join> ApartBy<'_, C, J> {
             }
         }
         for at in (0..windows).step_by(V::LANES) {
-            let sums: [V; 2] = self.0.rows.groups.windows::<V, J, 1>(at, whole, rest);
+            let sums: [V; 2] = self.0.rows.groups.windows::<V, J, 1>(at, of);
             sums[0].store(&mut self.0.to[0][at..]);
             sums[1].store(&mut self.0.to[1][at..]);
         }

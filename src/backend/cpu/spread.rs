@@ -2,7 +2,7 @@
 
 use super::aligned::Aligned;
 use super::columns::{weights_pitch, Shifts};
-use super::plan::{is_ranged, Span, Step, ABREAST, FEW_TERMS, SPLIT, SPREAD_SUMS};
+use super::plan::{is_ranged, Grouping, Span, Step, ABREAST, FEW_TERMS, SPLIT, SPREAD_SUMS};
 use super::rows::first_abreast;
 use super::rule::{Cell, Rule};
 use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
@@ -62,8 +62,8 @@ pub struct Gradients<'a, C> {
     pub shifts: &'a Shifts<C>,
     /// The weights of the cells of `area`, if they were kept: see [`Columns::weights`](super::columns::Columns::weights).
     pub weights: &'a [C],
-    /// Whether gradients are added to what is there, or take its place.
-    pub add: bool,
+    /// Gradients of depths before this one are added to what is there, those of others take its place.
+    pub written: usize,
     /// From a depth of gradients to the next, and from a row.
     pub steps: [usize; 2],
     /// The gradients of `cells`, and of their logits if there are some: whole vectors in every row.
@@ -116,12 +116,13 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
                 z,
                 shifts,
                 weights,
-                add,
+                written,
                 steps,
                 to: [of_x, of_z],
             },
             rule,
         ) = self;
+        let add = depth < *written;
         let (d, h) = (depth - area.depths.start, row - area.rows.start);
         let unit = spreads[0].across.unit;
         let w = (cells.columns.start - area.columns.start) * unit;
@@ -160,7 +161,7 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
             };
             let terms = [V::load(a), V::load(b)];
             let [mut dx, mut dz] = rule.gradient(cell, V::load(weight), terms);
-            if *add {
+            if add {
                 // What a vector makes behind the last cell is added to no other.
                 let inside = V::below(columns - at);
                 dx = V::load(of_x).add(V::select(inside, dx, V::zero()));
@@ -169,7 +170,7 @@ impl<C: Real, R: Rule> GradientsBy<'_, C, R> {
             dx.store(of_x);
             if R::LOGITS {
                 let of_z = &mut of_z[to + at..];
-                if *add {
+                if add {
                     dz = V::load(of_z).add(dz);
                 }
                 dz.store(of_z);
@@ -204,7 +205,7 @@ impl<C: Real> Spread<'_, C> {
     fn margin(&self) -> usize {
         let reach = match Step::of(&self.across.axis) {
             Step::Ranges => 0,
-            Step::Groups { whole, .. } => whole,
+            Step::Groups(of) => of.whole,
         };
         ((reach + 1) * self.across.unit).next_multiple_of(MOST_LANES)
     }
@@ -277,17 +278,11 @@ impl<C: Real> Spread<'_, C> {
             sums: run.rows * slots,
         };
         // Where few windows have a cell, adding them up anew is quicker than reading back a line just written.
-        if let Step::Groups {
-            stride,
-            whole,
-            rest,
-        } = step
-        {
+        if let Step::Groups(of) = step {
             // A row between windows has no line, but vectors would still reach back.
-            let few = lines.count.max(1).saturating_mul(whole + 1) <= FEW_TERMS;
-            if few && stride <= SPLIT {
-                let cells = &mut spreading.cells[run.start..];
-                return lines.along::<V>([stride, whole, rest], cells);
+            let few = lines.count.max(1).saturating_mul(of.whole + 1) <= FEW_TERMS;
+            if few && of.stride <= SPLIT {
+                return lines.along::<V>(of, &mut spreading.cells[run.start..]);
             }
         }
         self.down::<V>(lines, &mut spreading.line[self.margin()..]);
@@ -303,11 +298,7 @@ impl<C: Real> Spread<'_, C> {
             step if self.across.unit > 1 && !step.in_vectors() => {
                 self.along_abreast::<V>(step, line, cells);
             }
-            Step::Groups {
-                stride,
-                whole,
-                rest,
-            } => line.along::<V>([stride, whole, rest], cells),
+            Step::Groups(of) => line.along::<V>(of, cells),
             Step::Ranges => self.along_ranges(line.terms, cells),
         }
     }
@@ -336,11 +327,11 @@ impl<C: Real> Spread<'_, C> {
         let (groups, line) = (line.sums / unit, line.terms);
         for lane in (0..*unit).step_by(V::LANES) {
             match step {
-                Step::Groups {
+                Step::Groups(Grouping {
                     stride,
                     whole,
                     rest,
-                } => {
+                }) => {
                     for group in 0..groups {
                         let mut at = first + group * unit + lane;
                         let mut of_all = V::zero();
@@ -451,18 +442,18 @@ impl<C: Real> Lines<'_, C> {
         sum
     }
 
-    /// The sums of the windows of each cell, of groups of `stride` cells.
+    /// The sums of the windows of each cell, a group of cells after the other.
     /// The cells from `rest` on have `whole` windows, those before one more.
     #[inline(always)]
-    fn along<V: Vector<Real = C>>(self, [stride, whole, rest]: [usize; 3], cells: &mut [C]) {
-        match (stride, self.unit) {
-            (1, 1) => self.in_vectors::<V, 1, 1>([whole, rest], cells),
-            (2, 1) => self.in_vectors::<V, 2, 1>([whole, rest], cells),
-            (3, 1) => self.in_vectors::<V, 3, 1>([whole, rest], cells),
-            (1, _) => self.in_vectors::<V, 1, ABREAST>([whole, rest], cells),
-            (2, _) => self.in_vectors::<V, 2, ABREAST>([whole, rest], cells),
-            (3, _) => self.in_vectors::<V, 3, ABREAST>([whole, rest], cells),
-            _ => self.one_by_one([stride, whole, rest], cells),
+    fn along<V: Vector<Real = C>>(self, of: Grouping, cells: &mut [C]) {
+        match (of.stride, self.unit) {
+            (1, 1) => self.in_vectors::<V, 1, 1>(of, cells),
+            (2, 1) => self.in_vectors::<V, 2, 1>(of, cells),
+            (3, 1) => self.in_vectors::<V, 3, 1>(of, cells),
+            (1, _) => self.in_vectors::<V, 1, ABREAST>(of, cells),
+            (2, _) => self.in_vectors::<V, 2, ABREAST>(of, cells),
+            (3, _) => self.in_vectors::<V, 3, ABREAST>(of, cells),
+            _ => self.one_by_one(of, cells),
         }
     }
 
@@ -470,16 +461,16 @@ impl<C: Real> Lines<'_, C> {
     #[inline(always)]
     fn in_vectors<V: Vector<Real = C>, const S: usize, const UNIT: usize>(
         self,
-        [whole, rest]: [usize; 2],
+        of: Grouping,
         cells: &mut [C],
     ) {
-        match (self.count, whole) {
-            (1, 1) => self.groups::<V, S, UNIT, 1, 1>(whole, rest, cells),
-            (2, 1) => self.groups::<V, S, UNIT, 2, 1>(whole, rest, cells),
-            (1, 2) => self.groups::<V, S, UNIT, 1, 2>(whole, rest, cells),
-            (2, 2) => self.groups::<V, S, UNIT, 2, 2>(whole, rest, cells),
-            (1, 3) => self.groups::<V, S, UNIT, 1, 3>(whole, rest, cells),
-            _ => self.groups::<V, S, UNIT, UNKNOWN, UNKNOWN>(whole, rest, cells),
+        match (self.count, of.whole) {
+            (1, 1) => self.groups::<V, S, UNIT, 1, 1>(of, cells),
+            (2, 1) => self.groups::<V, S, UNIT, 2, 1>(of, cells),
+            (1, 2) => self.groups::<V, S, UNIT, 1, 2>(of, cells),
+            (2, 2) => self.groups::<V, S, UNIT, 2, 2>(of, cells),
+            (1, 3) => self.groups::<V, S, UNIT, 1, 3>(of, cells),
+            _ => self.groups::<V, S, UNIT, UNKNOWN, UNKNOWN>(of, cells),
         }
     }
 
@@ -493,11 +484,10 @@ impl<C: Real> Lines<'_, C> {
         const WHOLE: usize,
     >(
         self,
-        whole: usize,
-        rest: usize,
+        of: Grouping,
         cells: &mut [C],
     ) {
-        let whole = known::<WHOLE>(whole);
+        let (whole, rest) = (known::<WHOLE>(of.whole), of.rest);
         self.assert_inside(whole * UNIT, V::LANES);
         for group in (0..self.sums).step_by(V::LANES) {
             let at = self.margin + group;
@@ -530,7 +520,12 @@ impl<C: Real> Lines<'_, C> {
     }
 
     #[inline(always)]
-    fn one_by_one(self, [stride, whole, rest]: [usize; 3], cells: &mut [C]) {
+    fn one_by_one(self, of: Grouping, cells: &mut [C]) {
+        let Grouping {
+            stride,
+            whole,
+            rest,
+        } = of;
         for group in 0..self.sums {
             let at = self.margin + group;
             let mut of_all = C::default();

@@ -5,7 +5,7 @@ use super::*;
 use crate::geometry::{Axis, Windows};
 use candle_core::{Layout, Shape};
 use half::{bf16, f16};
-use plan::{Span, Way};
+use plan::{Depths, Span, Way};
 use proptest::prelude::*;
 use vector::{Real, Vector};
 
@@ -42,7 +42,7 @@ const METHODS: [Method; 9] = [
 /// Kernel, stride and padding, and the shape of an input: planes, then depth, height and width.
 type Sliding = ([usize; 3], [usize; 3], [usize; 3], [usize; 4]);
 
-const SLIDING: [Sliding; 19] = [
+const SLIDING: [Sliding; 23] = [
     ([1, 2, 2], [1, 2, 2], [0; 3], [3, 1, 14, 38]),
     ([1, 3, 3], [1, 2, 2], [0, 1, 1], [2, 1, 41, 64]),
     ([1, 3, 3], [1, 1, 1], [0, 1, 1], [2, 1, 9, 35]),
@@ -53,6 +53,9 @@ const SLIDING: [Sliding; 19] = [
     ([1, 5, 5], [1, 70, 70], [0; 3], [1, 1, 80, 150]),
     ([1, 7, 7], [1, 7, 7], [0; 3], [9, 1, 7, 7]),
     ([1, 2, 2], [1, 2, 2], [0; 3], [40, 1, 8, 8]),
+    // Planes abreast of whose cells some are no window's.
+    ([1, 2, 2], [1, 2, 2], [0; 3], [40, 1, 7, 7]),
+    ([2, 2, 2], [2, 2, 2], [0; 3], [19, 3, 5, 7]),
     ([1, 1, 300], [1, 1, 300], [0; 3], [2, 1, 1, 310]),
     ([1, 9, 4], [1, 9, 1], [0, 4, 2], [2, 1, 3, 6]),
     // Rows between windows that are wider than a vector.
@@ -61,6 +64,9 @@ const SLIDING: [Sliding; 19] = [
     // Rows shorter than two vectors, in several depths.
     ([2, 2, 2], [2, 2, 2], [0; 3], [2, 4, 18, 16]),
     ([3, 3, 3], [1, 2, 1], [1, 1, 1], [1, 5, 6, 17]),
+    // Of which depths alone are padded.
+    ([2, 2, 2], [2, 2, 2], [1, 0, 0], [2, 2, 4, 18]),
+    ([3, 2, 2], [3, 2, 2], [1, 0, 0], [20, 5, 4, 6]),
     // So many planes of short rows that they are pooled abreast, with lanes that idle.
     ([1, 3, 3], [1, 2, 2], [0, 1, 1], [13, 1, 20, 24]),
     ([1, 2, 2], [1, 1, 1], [0; 3], [13, 1, 9, 20]),
@@ -155,13 +161,10 @@ fn definition<T: Poolable>(
     method: Method,
     gradient: Gradient,
 ) -> (Vec<f64>, [Vec<f64>; 2]) {
-    let pass = match method {
-        // Backward, its definition gives places.
-        Method::Maximum => Pass::Forward,
-        _ => Pass::Backward(gradient),
-    };
+    // On the way back, the definition of a maximum gives places.
+    let gradient = (method != Method::Maximum).then_some(gradient);
     let arch = Arch::Portable;
-    let kernels = compiled(arch, method, pass);
+    let kernels = compiled(arch, method, gradient);
     let cells = input.x.planes() * geometry.input_cells();
     let pooling = pooling(arch, kernels, input, geometry, Direction::Forward);
     defined(&pooling, grad, cells)
@@ -173,7 +176,7 @@ fn way(geometry: &Geometry, planes: usize) -> Way {
     let unit = plan::unit(geometry, planes, Direction::Forward);
     let across = Span::new(&width, 0..plan.columns).times(unit);
     let rows = Span::new(&height, 0..plan.rows);
-    Way::of(depth.window(0).len(), &rows, &across)
+    Way::of(Depths::of(&depth, 0), &rows, &across)
 }
 
 /// So that every test below runs each way of every method.
@@ -479,12 +482,8 @@ fn finite_windows_far_below_their_band_hold_by_their_own_largest_logits() {
             .max()
             .unwrap()
     };
-    let may_be_again = |geometry: &Geometry| {
-        let [depths, rows, columns] = geometry.axes.map(longest);
-        plan::may_be_again(depths * rows, columns)
-    };
     for (geometry, shape) in geometries() {
-        if !may_be_again(&geometry) {
+        if !plan::may_be_again(geometry.axes.map(longest).iter().product()) {
             continue;
         }
         let count = shape.iter().product();

@@ -130,7 +130,8 @@ struct Rest<'a, T> {
     cells: [&'a mut [MaybeUninit<T>]; 2],
 }
 
-/// Runs `work` on so many threads, the calling one among them, so that it need not wait for another to begin.
+/// Runs `work` on so many threads, the calling one among them, so that it begins at once; it returns when all have
+/// found nothing left.
 fn share(threads: usize, work: impl Fn() + Sync) {
     if threads <= 1 {
         return work();

@@ -1,6 +1,7 @@
 //! Rows turned into columns, a square of vectors at a time.
 
-use super::vector::{InstructionSet, Kernel, Real, Vector, MOST_LANES};
+use super::aligned::Aligned;
+use super::vector::{Arch, InstructionSet, Kernel, Real, Vector, MOST_LANES};
 
 /// Copies row after row of cells, so that each becomes a column.
 pub struct Turn<'a, C> {
@@ -57,6 +58,29 @@ impl<C: Real> Kernel for Turn<'_, C> {
             }
         }
     }
+}
+
+/// So many values of each of `unit` planes, plane after plane, and whatever lies behind: in `room` if they lie abreast.
+pub fn plane_after_plane<'a, C: Real>(
+    arch: Arch,
+    values: &'a [C],
+    unit: usize,
+    count: usize,
+    room: &'a mut Aligned<C>,
+) -> &'a [C] {
+    if unit == 1 {
+        return values;
+    }
+    room.grow(count * unit);
+    arch.run(Turn {
+        cells: values,
+        step: unit,
+        rows: count,
+        columns: unit,
+        to: room,
+        pitch: count,
+    });
+    room
 }
 
 /// Where squares begin: the last reaches back.

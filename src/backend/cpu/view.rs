@@ -43,6 +43,11 @@ impl Area {
         [self.depths.start, self.rows.start, self.columns.start]
     }
 
+    /// How many depths, rows and columns.
+    pub fn sizes(&self) -> [usize; 3] {
+        [self.depths.len(), self.rows.len(), self.columns.len()]
+    }
+
     /// Depth, row and column of each, in row-major order.
     pub fn all(&self) -> impl Iterator<Item = [usize; 3]> {
         let (rows, columns) = (self.rows.clone(), self.columns.clone());
@@ -62,7 +67,7 @@ impl Area {
 
     /// How many cells.
     pub fn cells(&self) -> usize {
-        self.depths.len() * self.rows.len() * self.columns.len()
+        self.sizes().iter().product()
     }
 }
 
@@ -108,9 +113,10 @@ pub struct Patch<'a, T> {
     /// From the first cell on: whole vectors from the first of every row on, at least [`REACH`].
     pub cells: &'a [T],
     /// From a depth to the next, and from a row.
-    steps: [usize; 2],
+    pub steps: [usize; 2],
     /// From a column to the next: more than one where planes lie abreast.
     pub across: usize,
+    /// Depths, rows and columns; of planes abreast, the columns of all.
     pub sizes: [usize; 3],
 }
 
@@ -152,10 +158,19 @@ impl<'a, T> View<'a, T> {
         plane / self.channels * self.strides[0] + plane % self.channels * self.strides[1]
     }
 
+    /// Where the first cell of an area of a plane lies.
+    fn first(&self, plane: usize, area: &Area) -> usize {
+        self.origin(plane) + self.inside(area.first())
+    }
+
+    /// From the first cell of a plane to this one.
+    fn inside(&self, at: [usize; 3]) -> usize {
+        at.iter().zip(&self.strides[2..]).map(|(i, s)| i * s).sum()
+    }
+
     /// The cells of a plane, by depth, row and column.
     pub fn cell(&self, plane: usize, at: [usize; 3]) -> &'a T {
-        let inside: usize = at.iter().zip(&self.strides[2..]).map(|(i, s)| i * s).sum();
-        &self.data[self.origin(plane) + inside]
+        &self.data[self.origin(plane) + self.inside(at)]
     }
 
     /// The cells of an area of a plane, in row-major order.
@@ -207,12 +222,8 @@ impl<'a, T: Element> View<'a, T> {
         'a: 'b,
     {
         let [_, _, depth, row, column] = self.strides;
-        let first = self.origin(plane)
-            + area.depths.start * depth
-            + area.rows.start * row
-            + area.columns.start * column;
-        let cells = &self.data[first..];
-        let sizes = [area.depths.len(), area.rows.len(), area.columns.len()];
+        let cells = &self.data[self.first(plane, area)..];
+        let sizes = area.sizes();
         let [depths, rows, columns] = sizes;
         let last = (depths - 1) * depth + (rows - 1) * row;
         if column == 1 && last + reach(columns) <= cells.len() {
@@ -260,7 +271,7 @@ impl<'a, T: Element> View<'a, T> {
         to: &mut [T::Compute],
     ) {
         let [_, _, depth, row, column] = self.strides;
-        let [_, rows, columns] = [area.depths.len(), area.rows.len(), area.columns.len()];
+        let [_, rows, columns] = area.sizes();
         let first = self.origin(plane) + area.rows.start * row + area.columns.start * column;
         let of_depth = rows * columns;
         for (d, to) in area.depths.clone().zip(to.chunks_exact_mut(of_depth)) {
@@ -331,7 +342,7 @@ impl<'a, T: Element> View<'a, T> {
             cells: &turned[(plane - first) * count..],
             steps: [area.rows.len() * area.columns.len(), area.columns.len()],
             across: 1,
-            sizes: [area.depths.len(), area.rows.len(), area.columns.len()],
+            sizes: area.sizes(),
         }
     }
 
@@ -348,7 +359,7 @@ impl<'a, T: Element> View<'a, T> {
         area: &Area,
         gathered: &'b mut Gathered<T>,
     ) -> Patch<'b, T::Compute> {
-        let [depths, rows, columns] = [area.depths.len(), area.rows.len(), area.columns.len()];
+        let [depths, rows, columns] = area.sizes();
         let Gathered {
             cells,
             widened,
@@ -357,17 +368,27 @@ impl<'a, T: Element> View<'a, T> {
             ..
         } = gathered;
         *widened_of = None;
-        widened.resize(area.cells() * ABREAST + REACH, T::Compute::default());
-        match self.is_abreast() {
-            true => self.widen_abreast(arch, planes.start, area, widened),
-            false if self.turn(arch, planes.clone(), area, widened) => {}
-            false => {
+        let stretch = self.stretch(area);
+        let (count, [of_depth, of_row]) = match stretch {
+            Some(stretch) => (stretch, [self.strides[2], self.strides[3]]),
+            None => (area.cells(), [rows * columns, columns]),
+        };
+        widened.resize(count * ABREAST + REACH, T::Compute::default());
+        match (self.is_abreast(), stretch) {
+            (true, _) => self.widen_abreast(arch, planes.start, area, widened),
+            (_, Some(stretch)) if self.turn(arch, planes.clone(), area, stretch, widened) => {}
+            _ => {
                 // Plane after plane, and then turned.
-                let count = area.cells();
-                lines.clear();
                 lines.resize(count * ABREAST, T::Compute::default());
-                for (plane, line) in planes.zip(lines.chunks_exact_mut(count)) {
-                    self.widen(arch, plane, area, cells, line);
+                lines[planes.len() * count..].fill(T::Compute::default());
+                for (plane, to) in planes.zip(lines.chunks_exact_mut(count)) {
+                    match stretch {
+                        Some(stretch) => {
+                            let cells = &self.data[self.first(plane, area)..][..stretch];
+                            arch.run(Widen { cells, to });
+                        }
+                        None => self.widen(arch, plane, area, cells, to),
+                    }
                 }
                 arch.run(Turn {
                     cells: lines,
@@ -381,28 +402,39 @@ impl<'a, T: Element> View<'a, T> {
         }
         Patch {
             cells: widened,
-            steps: [rows * columns * ABREAST, columns * ABREAST],
+            steps: [of_depth * ABREAST, of_row * ABREAST],
             across: ABREAST,
             sizes: [depths, rows, columns * ABREAST],
         }
     }
 
-    /// Turns an area of [`ABREAST`] planes from where it lies, if it has no gaps and they are equally far apart.
-    fn turn(&self, arch: Arch, planes: Range<usize>, area: &Area, to: &mut [T::Compute]) -> bool {
-        let [batch, channel, depth, row, column] = self.strides;
-        let [depths, rows, columns] = [area.depths.len(), area.rows.len(), area.columns.len()];
-        let whole = column == 1
-            && (row == columns || rows == 1)
-            && (depth == rows * columns || depths == 1);
+    /// How many cells lie from the first of an area to the last, those between its rows included, if columns lie side by
+    /// side and half of these cells or more are the area's: then the others are sooner turned with them than left out.
+    fn stretch(&self, area: &Area) -> Option<usize> {
+        let [_, _, depth, row, column] = self.strides;
+        let [depths, rows, columns] = area.sizes();
+        let stretch = (depths - 1) * depth + (rows - 1) * row + columns;
+        (column == 1 && !self.is_abreast() && stretch <= 2 * area.cells()).then_some(stretch)
+    }
+
+    /// Turns a stretch of [`ABREAST`] planes from where it lies; returns whether it did, for which the planes must be so
+    /// many, equally far apart, and of the dtype of the arithmetic.
+    fn turn(
+        &self,
+        arch: Arch,
+        planes: Range<usize>,
+        area: &Area,
+        stretch: usize,
+        to: &mut [T::Compute],
+    ) -> bool {
+        let [batch, channel, ..] = self.strides;
         let equal = self.batch == 1 || batch == self.channels * channel;
-        let [d, h, w] = area.first();
-        let first = self.origin(planes.start) + d * depth + h * row + w;
-        match T::computed(&self.data[first..]) {
-            Some(cells) if whole && equal && planes.len() == ABREAST => arch.run(Turn {
+        match T::computed(&self.data[self.first(planes.start, area)..]) {
+            Some(cells) if equal && planes.len() == ABREAST => arch.run(Turn {
                 cells,
                 step: channel,
                 rows: ABREAST,
-                columns: area.cells(),
+                columns: stretch,
                 to,
                 pitch: ABREAST,
             }),
@@ -418,9 +450,7 @@ impl<'a, T: Element> View<'a, T> {
         area: &Area,
     ) -> Option<Patch<'a, T::Compute>> {
         let [_, _, depth, row, column] = self.strides;
-        let [d, h, w] = area.first();
-        let first = self.origin(plane) + d * depth + h * row + w * column;
-        let cells = T::computed(&self.data[first..])?;
+        let cells = T::computed(&self.data[self.first(plane, area)..])?;
         // Not where columns share their places, as those of a repeated value do.
         let apart = column >= ABREAST;
         (self.is_abreast() && apart).then_some(Patch {

@@ -26,7 +26,7 @@ impl<T: Element> Alone<'_, T> {
         if let Some(z) = &self.z {
             fill(&mut window.z, z);
         }
-        let sizes = [0, 1, 2].map(|a| padded_len(&self.geometry.axes[a], o[a]));
+        let sizes = [0, 1, 2].map(|a| self.geometry.axes[a].padded_len(o[a]));
         window.padded =
             sizes.iter().map(|&size| size as f64).product::<f64>() - window.x.len() as f64;
     }
@@ -38,17 +38,6 @@ impl<T: Element> Alone<'_, T> {
             depths,
             rows,
             columns,
-        }
-    }
-}
-
-/// Cells of a window along an axis, padded ones included; what hangs over the padding is none.
-pub fn padded_len(axis: &crate::geometry::Axis, o: usize) -> usize {
-    match axis.adaptive {
-        true => axis.window(o).len(),
-        false => {
-            let padded = axis.input.saturating_add(2 * axis.padding);
-            axis.kernel.min(padded - o * axis.stride)
         }
     }
 }

@@ -13,6 +13,11 @@ const NAMED: [&str; 4] = [
     "pytorch_model.bin",
 ];
 
+/// What hubs put into the name of a file in another dtype.
+const DTYPES: [&str; 11] = [
+    "fp8", "fp16", "fp32", "fp64", "bf16", "f16", "f32", "f64", "float16", "bfloat16", "float32",
+];
+
 /// The files of a path: itself, the shards of an index, or what a folder holds.
 pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
     if path.is_dir() {
@@ -73,7 +78,7 @@ fn is_variant(name: &str, names: &BTreeSet<String>) -> bool {
         let (before, after) = (&parts[..i], &parts[i + 1..]);
         [before, after].concat().join(".")
     };
-    (1..parts.len().saturating_sub(1)).any(|i| names.contains(&without(i)))
+    (1..parts.len()).any(|i| DTYPES.contains(&parts[i]) && names.contains(&without(i)))
 }
 
 /// The shards that an index names, beside it.

@@ -33,16 +33,17 @@ pub(super) fn torchvision(name: &str) -> Option<String> {
 }
 
 /// What most of the names begin with, of holders alone.
-pub(super) fn holders<'a>(names: impl Iterator<Item = &'a String> + Clone) -> String {
+pub(super) fn holders<'a>(names: impl Iterator<Item = &'a String>) -> String {
     let mut prefix = String::new();
-    let most = names.clone().count() / 2;
+    // What is left of them: names are not read from their beginning for each holder.
+    let mut inner: Vec<&str> = names.map(String::as_str).collect();
+    let most = inner.len() / 2;
     while let Some(holder) = HOLDERS.iter().find(|holder| {
-        let held = |name: &&String| {
-            let inner = name.strip_prefix(prefix.as_str());
-            inner.is_some_and(|inner| inner.starts_with(**holder))
-        };
-        names.clone().filter(held).count() > most
+        let held = inner.iter().filter(|name| name.starts_with(**holder));
+        held.count() > most
     }) {
+        let held = inner.iter().filter_map(|name| name.strip_prefix(holder));
+        inner = held.collect();
         prefix.push_str(holder);
     }
     prefix

@@ -3,7 +3,7 @@
 //! Objects lie in one list and name one another by their place in it. So a table that is kept under two keys is one table, and
 //! neither nesting nor sharing can cost more than the pickle's own length, whoever made it.
 
-use candle_core::{bail, Error, Result};
+use candle_core::{bail, Result};
 use std::collections::HashMap;
 
 /// An object's place in the list of all.
@@ -12,16 +12,17 @@ pub(super) type Id = usize;
 pub(super) enum Object {
     Int(i64),
     Text(String),
-    /// A class or function, `module.name`.
-    Global(String),
+    /// A class or function: the texts of its module's name and its own.
+    Global(Id, Id),
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Table(Vec<(Id, Id)>),
-    /// What a function or class would make of a tuple of arguments, and the attributes that it is then given.
+    /// What a function or class would make of a tuple of arguments, and the attributes and entries that it is then given.
     Call {
         callable: Id,
         arguments: Id,
         state: Option<Id>,
+        entries: Vec<(Id, Id)>,
     },
     /// What lies outside of the pickle, by a name of the writer's.
     Persistent(Id),
@@ -62,9 +63,18 @@ impl Pickle {
         }
     }
 
-    pub fn global(&self, id: Id) -> Option<&str> {
+    /// The module and the name of a class or function.
+    pub fn global(&self, id: Id) -> Option<(&str, &str)> {
+        match *self.object(id) {
+            Object::Global(module, name) => Some((self.text(module)?, self.text(name)?)),
+            _ => None,
+        }
+    }
+
+    /// The entries of a table, which may be of any class.
+    pub fn table(&self, id: Id) -> Option<&[(Id, Id)]> {
         match self.object(id) {
-            Object::Global(name) => Some(name),
+            Object::Table(entries) | Object::Call { entries, .. } => Some(entries),
             _ => None,
         }
     }
@@ -171,7 +181,7 @@ impl<'a> Machine<'a> {
 
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                self.push(Object::Global(format!("{module}.{name}")));
+                self.push(Object::Global(module, name));
             }
             0x93 => self.stack_global()?,
             b'R' | 0x81 => self.call()?,
@@ -202,8 +212,13 @@ impl<'a> Machine<'a> {
     }
 
     fn push(&mut self, object: Object) {
-        self.stack.push(self.objects.len());
+        let id = self.add(object);
+        self.stack.push(id);
+    }
+
+    fn add(&mut self, object: Object) -> Id {
         self.objects.push(object);
+        self.objects.len() - 1
     }
 
     fn top(&self) -> Result<Id> {
@@ -285,8 +300,8 @@ impl<'a> Machine<'a> {
 
     fn text(&mut self, length: u64) -> Result<()> {
         let count = self.number(length)?;
-        let text = utf8(self.bytes(count)?)?;
-        self.push(Object::Text(text));
+        let text = text(self.bytes(count)?);
+        self.push(text);
         Ok(())
     }
 
@@ -295,11 +310,11 @@ impl<'a> Machine<'a> {
         self.skipped(count)
     }
 
-    fn line(&mut self) -> Result<String> {
+    fn line(&mut self) -> Result<Id> {
         let end = self.bytes.iter().position(|&byte| byte == b'\n');
         let line = self.bytes(end.map_or(u64::MAX, |end| end as u64))?;
         self.skip(1)?;
-        utf8(line)
+        Ok(self.add(text(line)))
     }
 
     fn tuple(&mut self, count: usize) -> Result<()> {
@@ -324,7 +339,7 @@ impl<'a> Machine<'a> {
     /// Adds keys and values to the table on the stack.
     fn insert(&mut self, items: Vec<Id>) -> Result<()> {
         let top = self.top()?;
-        if let Object::Table(table) = &mut self.objects[top] {
+        if let Object::Table(table) | Object::Call { entries: table, .. } = &mut self.objects[top] {
             let (pairs, rest) = items.as_chunks::<2>();
             if !rest.is_empty() {
                 bail!("a pickle with a key that has no value");
@@ -337,9 +352,8 @@ impl<'a> Machine<'a> {
     fn stack_global(&mut self) -> Result<()> {
         let (name, module) = (self.pop()?, self.pop()?);
         match (&self.objects[module], &self.objects[name]) {
-            (Object::Text(module), Object::Text(name)) => {
-                let global = format!("{module}.{name}");
-                self.push(Object::Global(global));
+            (Object::Text(_), Object::Text(_)) => {
+                self.push(Object::Global(module, name));
                 Ok(())
             }
             _ => bail!("a pickle with a class that has no name"),
@@ -348,19 +362,11 @@ impl<'a> Machine<'a> {
 
     fn call(&mut self) -> Result<()> {
         let (arguments, callable) = (self.pop()?, self.pop()?);
-        let table = match &self.objects[callable] {
-            Object::Global(name) => {
-                ["collections.OrderedDict", "collections.defaultdict"].contains(&name.as_str())
-            }
-            _ => false,
-        };
-        self.push(match table {
-            true => Object::Table(vec![]),
-            false => Object::Call {
-                callable,
-                arguments,
-                state: None,
-            },
+        self.push(Object::Call {
+            callable,
+            arguments,
+            state: None,
+            entries: vec![],
         });
         Ok(())
     }
@@ -390,7 +396,7 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn utf8(bytes: &[u8]) -> Result<String> {
-    String::from_utf8(bytes.to_vec())
-        .map_err(|_| Error::msg("a pickle with a name that is no text"))
+/// Python's texts may have lone surrogates, which are no UTF-8: U+FFFD takes their place.
+fn text(bytes: &[u8]) -> Object {
+    Object::Text(String::from_utf8_lossy(bytes).into_owned())
 }

@@ -24,10 +24,24 @@ const KEYS: [&str; 12] = [
 ];
 /// Pickles that name tensors have a few hundred bytes for each.
 const LONGEST: u64 = 32 << 20;
+/// What may be read to find the tensors, in entries of tables and bytes of names: a pickle may have the same ones in many places.
+const MOST_READ: usize = 16 << 20;
+/// Bytes of a name beside its letters.
+const NAME: usize = 64;
 /// How deep modules lie in one another, at most.
 const DEEPEST: usize = 100;
 /// How deep wrappers of a tensor (a parameter, a subclass) lie in one another, at most.
 const WRAPPERS: usize = 8;
+/// Dimensions of a tensor, and letters of its block's and its dtype's names, at most: many tensors may share long ones.
+const LONGEST_PART: usize = 64;
+/// Functions of `torch._utils` that rebuild tensors.
+const DENSE: [&str; 3] = [
+    "_rebuild_tensor",
+    "_rebuild_tensor_v2",
+    "_rebuild_tensor_v3",
+];
+/// What the names of those begin with that rebuild sparse ones.
+const SPARSE: &str = "_rebuild_sparse";
 
 pub(super) trait Source: Read + Seek + Send {}
 impl<T: Read + Seek + Send> Source for T {}
@@ -142,23 +156,15 @@ fn read(zip: &mut ZipArchive<Box<dyn Source>>, name: &str, most: u64) -> Result<
 
 /// The tensors of the table, or module saved as a whole, that has most.
 fn tensors(pickle: &Pickle) -> Result<HashMap<String, Layout>> {
-    let (mut best, mut best_rank) = (vec![], KEYS.len());
-    let mut walked = HashSet::new();
-    for (key, id) in nested(pickle) {
-        let found = match pickle.object(id) {
-            Object::Table(entries) => in_table(pickle, entries),
-            _ => in_module(pickle, id, &mut walked)?,
-        };
-        let rank = KEYS.iter().position(|&known| key == Some(known));
-        let rank = rank.unwrap_or(KEYS.len());
-        if found.len() > best.len() || (found.len() == best.len() && rank < best_rank) {
-            (best, best_rank) = (found, rank);
-        }
-    }
     let mut tensors = HashMap::new();
-    for (name, tensor) in best {
+    for (name, tensor) in largest(pickle)? {
         let Some(layout) = Layout::read(pickle, tensor) else {
-            bail!("tensor {name:?} is malformed");
+            match rebuilt(pickle, tensor) {
+                Some((function, _)) if function.starts_with(SPARSE) => {
+                    bail!("tensor {name:?} is sparse: save it dense, as to_dense() makes it")
+                }
+                _ => bail!("tensor {name:?} is malformed"),
+            }
         };
         if tensors.insert(name.clone(), layout).is_some() {
             bail!("a second tensor {name:?}");
@@ -167,95 +173,188 @@ fn tensors(pickle: &Pickle) -> Result<HashMap<String, Layout>> {
     Ok(tensors)
 }
 
-/// Every table and module that can be reached, with its key where it has one, the outer before the inner.
-fn nested(pickle: &Pickle) -> Vec<(Option<&str>, Id)> {
-    let mut found = vec![];
+/// Of every table and module that can be reached, the outer before the inner, the names and tensors of the one that has most.
+fn largest(pickle: &Pickle) -> Result<Vec<(String, Id)>> {
+    let (mut best, mut best_rank) = (vec![], KEYS.len());
+    let mut walk = Walk::default();
     let mut seen = HashSet::from([pickle.root]);
     let mut queue = VecDeque::from([(None, pickle.root)]);
     while let Some((key, id)) = queue.pop_front() {
-        let inner: Vec<_> = match pickle.object(id) {
-            Object::Table(entries) => {
-                found.push((key, id));
-                let entry = |&(key, value): &(Id, Id)| (pickle.text(key), value);
-                entries.iter().map(entry).collect()
+        if walk.modules.contains(&id) {
+            continue;
+        }
+        let found = match Module::read(pickle, id, &mut walk)? {
+            Some(_) => in_module(pickle, id, &mut walk)?,
+            None => {
+                let inner = inner(pickle, id).into_iter();
+                queue.extend(inner.filter(|&(_, id)| seen.insert(id)));
+                in_table(pickle, id, &mut walk)?
             }
-            Object::Call { state, .. } => {
-                found.push((key, id));
-                state.iter().map(|&state| (None, state)).collect()
-            }
-            Object::Tuple(ids) | Object::List(ids) => ids.iter().map(|&id| (None, id)).collect(),
-            _ => continue,
         };
-        queue.extend(inner.into_iter().filter(|&(_, id)| seen.insert(id)));
+        let rank = KEYS.iter().position(|&known| key == Some(known));
+        let rank = rank.unwrap_or(KEYS.len());
+        if found.len() > best.len() || (found.len() == best.len() && rank < best_rank) {
+            (best, best_rank) = (found, rank);
+        }
     }
-    found
+    Ok(best)
 }
 
-fn in_table(pickle: &Pickle, entries: &[(Id, Id)]) -> Vec<(String, Id)> {
-    let tensors = entries
-        .iter()
-        .filter(|&&(_, value)| rebuilt(pickle, value).is_some());
-    let named = tensors.filter_map(|&(key, value)| Some((pickle.text(key)?.to_string(), value)));
-    named.collect()
+/// What lies in an object, with its key where it has one; nothing of an optimiser, whose tensors may outnumber the network's.
+fn inner(pickle: &Pickle, id: Id) -> Vec<(Option<&str>, Id)> {
+    let entries = pickle.table(id).unwrap_or_default();
+    let has = |name| {
+        entries
+            .iter()
+            .any(|&(key, _)| pickle.text(key) == Some(name))
+    };
+    if has("state") && has("param_groups") {
+        return vec![];
+    }
+    let keyed = entries.iter();
+    let mut inner: Vec<_> = keyed.map(|&(k, v)| (pickle.text(k), v)).collect();
+    match pickle.object(id) {
+        Object::Tuple(ids) | Object::List(ids) => inner.extend(ids.iter().map(|&id| (None, id))),
+        Object::Call { state, .. } => inner.extend(state.map(|state| (None, state))),
+        _ => {}
+    }
+    inner
 }
 
-/// The tensors of a module and of those inside it, by the names of PyTorch's `state_dict`; none of a module that was `walked`.
-fn in_module(pickle: &Pickle, id: Id, walked: &mut HashSet<Id>) -> Result<Vec<(String, Id)>> {
+/// What the search for tensors has seen.
+#[derive(Default)]
+struct Walk {
+    modules: HashSet<Id>,
+    /// As [`MOST_READ`] counts.
+    read: usize,
+}
+
+impl Walk {
+    fn read(&mut self, more: usize) -> Result<()> {
+        self.read = self.read.saturating_add(more);
+        if self.read > MOST_READ {
+            bail!("more than {MOST_READ} entries, and bytes of names, to find its tensors");
+        }
+        Ok(())
+    }
+}
+
+fn in_table(pickle: &Pickle, id: Id, walk: &mut Walk) -> Result<Vec<(String, Id)>> {
+    let entries = pickle.table(id).unwrap_or_default();
+    walk.read(entries.len())?;
+    let mut named = vec![];
+    for &(key, value) in entries {
+        if let (Some(name), Some(_)) = (pickle.text(key), rebuilt(pickle, value)) {
+            walk.read(name.len() + NAME)?;
+            named.push((name.to_string(), value));
+        }
+    }
+    Ok(named)
+}
+
+/// The tensors of a module and of those inside it, by the names of PyTorch's `state_dict`; a module may be there under several.
+fn in_module(pickle: &Pickle, id: Id, walk: &mut Walk) -> Result<Vec<(String, Id)>> {
     let mut found = vec![];
     let mut left = vec![(String::new(), 0, id)];
     while let Some((prefix, depth, id)) = left.pop() {
-        let Some(attributes) = attributes(pickle, id) else {
+        let Some(module) = Module::read(pickle, id, walk)? else {
             continue;
         };
-        if !walked.insert(id) {
-            continue;
-        }
+        walk.modules.insert(id);
         if depth > DEEPEST {
             bail!("modules more than {DEEPEST} deep in one another");
         }
-        for (name, value) in parts(pickle, attributes) {
-            let name = match prefix.is_empty() {
-                true => name.to_string(),
-                false => format!("{prefix}.{name}"),
-            };
-            match rebuilt(pickle, value) {
-                Some(_) => found.push((name, value)),
-                None => left.push((name, depth + 1, value)),
+        for table in module.tables {
+            walk.read(table.len())?;
+            for &(key, value) in table {
+                let Object::Call { .. } = pickle.object(value) else {
+                    continue;
+                };
+                let name = pickle
+                    .text(key)
+                    .filter(|name| !module.hidden.contains(name));
+                let Some(name) = name else {
+                    continue;
+                };
+                walk.read(prefix.len() + name.len() + NAME)?;
+                let name = match prefix.is_empty() {
+                    true => name.to_string(),
+                    false => format!("{prefix}.{name}"),
+                };
+                match rebuilt(pickle, value) {
+                    Some(_) => found.push((name, value)),
+                    None => left.push((name, depth + 1, value)),
+                }
             }
         }
     }
     Ok(found)
 }
 
-/// What a module was given when it was read.
-fn attributes(pickle: &Pickle, id: Id) -> Option<&[(Id, Id)]> {
-    let Object::Call { state, .. } = pickle.object(id) else {
-        return None;
-    };
-    match pickle.object((*state)?) {
-        Object::Table(entries) => Some(entries),
-        _ => None,
-    }
+/// What a module saved as a whole has of tensors and modules.
+struct Module<'a> {
+    /// TorchScript keeps them side by side, PyTorch in three tables beside other attributes, which `state_dict` leaves out.
+    tables: Vec<&'a [(Id, Id)]>,
+    /// Names of buffers that `state_dict` leaves out.
+    hidden: HashSet<&'a str>,
 }
 
-/// Its parameters, buffers and modules, which TorchScript keeps side by side and PyTorch in three tables.
-fn parts<'a>(pickle: &'a Pickle, attributes: &'a [(Id, Id)]) -> Vec<(&'a str, Id)> {
-    let mut parts = vec![];
-    for &(key, value) in attributes {
-        match (pickle.text(key), pickle.object(value)) {
-            (Some("_parameters" | "_buffers" | "_modules"), Object::Table(entries)) => {
-                let entries = entries.iter();
-                parts.extend(entries.filter_map(|&(k, v)| Some((pickle.text(k)?, v))));
-            }
-            (Some(key), _) => parts.push((key, value)),
-            _ => {}
+impl<'a> Module<'a> {
+    /// `None` for what is no module.
+    fn read(pickle: &'a Pickle, id: Id, walk: &mut Walk) -> Result<Option<Self>> {
+        let Object::Call {
+            callable,
+            state: Some(state),
+            ..
+        } = *pickle.object(id)
+        else {
+            return Ok(None);
+        };
+        let attributes = pickle.table(state).unwrap_or_default();
+        let (class, _) = pickle.global(callable).unwrap_or_default();
+        if class.split('.').next() == Some("__torch__") {
+            let (tables, hidden) = (vec![attributes], HashSet::new());
+            return Ok(Some(Self { tables, hidden }));
         }
+        walk.read(attributes.len())?;
+        let (mut tables, mut hidden) = (vec![], HashSet::new());
+        let mut is_module = false;
+        for &(key, value) in attributes {
+            match pickle.text(key) {
+                Some(name @ ("_parameters" | "_buffers" | "_modules")) => {
+                    is_module |= name == "_modules";
+                    tables.extend(pickle.table(value));
+                }
+                Some("_non_persistent_buffers_set") => {
+                    let names = set(pickle, value);
+                    walk.read(names.len())?;
+                    hidden.extend(names.iter().filter_map(|&name| pickle.text(name)));
+                }
+                _ => {}
+            }
+        }
+        Ok(is_module.then_some(Self { tables, hidden }))
     }
-    parts
 }
 
-/// The arguments that a tensor was rebuilt from, through the parameters and subclasses around it; `None` for what is no tensor.
-fn rebuilt(pickle: &Pickle, tensor: Id) -> Option<Id> {
+/// What is in a set, which old protocols make of a list.
+fn set(pickle: &Pickle, id: Id) -> &[Id] {
+    let list = match pickle.object(id) {
+        Object::Call { arguments, .. } => {
+            let arguments = pickle.tuple(*arguments).unwrap_or_default();
+            arguments.first().map(|&list| pickle.object(list))
+        }
+        object => Some(object),
+    };
+    match list {
+        Some(Object::List(items)) => items,
+        _ => &[],
+    }
+}
+
+/// The function, of `torch._utils`, and the arguments that a tensor was rebuilt from, through the parameters and subclasses around
+/// it; `None` for what is no tensor.
+fn rebuilt(pickle: &Pickle, tensor: Id) -> Option<(&str, Id)> {
     let Object::Call {
         callable,
         arguments,
@@ -267,25 +366,27 @@ fn rebuilt(pickle: &Pickle, tensor: Id) -> Option<Id> {
     let (mut callable, mut arguments) = (*callable, *arguments);
     for _ in 0..WRAPPERS {
         let inside = |place: usize| pickle.tuple(arguments)?.get(place).copied();
-        match pickle.global(callable)? {
-            "torch._utils._rebuild_tensor"
-            | "torch._utils._rebuild_tensor_v2"
-            | "torch._utils._rebuild_tensor_v3" => return Some(arguments),
-            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
+        let (module, function) = pickle.global(callable)?;
+        // Also of a wrapper with nothing inside: it is malformed, and to be reported as such.
+        let found = Some((function, arguments));
+        match (module, function) {
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
                 match inside(0).map(|id| pickle.object(id)) {
                     Some(Object::Call {
                         callable: c,
                         arguments: a,
                         ..
                     }) => (callable, arguments) = (*c, *a),
-                    // Malformed, and to be reported as such.
-                    _ => return Some(arguments),
+                    _ => return found,
                 }
             }
-            "torch._tensor._rebuild_from_type_v2" => match (inside(0), inside(2)) {
+            ("torch._tensor", "_rebuild_from_type_v2") => match (inside(0), inside(2)) {
                 (Some(c), Some(a)) => (callable, arguments) = (c, a),
-                _ => return Some(arguments),
+                _ => return found,
             },
+            ("torch._utils", _) if DENSE.contains(&function) || function.starts_with(SPARSE) => {
+                return found
+            }
             _ => return None,
         }
     }
@@ -295,7 +396,8 @@ fn rebuilt(pickle: &Pickle, tensor: Id) -> Option<Id> {
 impl Layout {
     /// `None` for a tensor that is not as PyTorch writes it, or has numbers outside its block.
     fn read(pickle: &Pickle, tensor: Id) -> Option<Self> {
-        let arguments = pickle.tuple(rebuilt(pickle, tensor)?)?;
+        let (_, arguments) = rebuilt(pickle, tensor)?;
+        let arguments = pickle.tuple(arguments)?;
         let [block, offset, sizes, strides, ..] = *arguments else {
             return None;
         };
@@ -306,22 +408,28 @@ impl Layout {
             return None;
         };
         let numbers = |id: Id| -> Option<Vec<usize>> {
-            let ids = pickle.tuple(id)?.iter();
-            ids.map(|&id| pickle.size(id)).collect()
+            let ids = pickle.tuple(id)?;
+            let few = (ids.len() <= LONGEST_PART).then_some(ids)?;
+            few.iter().map(|&id| pickle.size(id)).collect()
         };
         // The third version of the function names the dtype last, and counts the block in bytes.
-        let class = pickle.global(class)?;
-        let untyped = class == "torch.storage.UntypedStorage";
-        let dtype = match untyped {
-            true => dtype(pickle.global(*arguments.get(6)?)?),
-            false => dtype(class),
+        let (_, class) = pickle.global(class)?;
+        let untyped = class == "UntypedStorage";
+        let name = match untyped {
+            true => pickle.global(*arguments.get(6)?)?.1,
+            false => class,
         };
+        let block = pickle.text(key)?;
+        if name.len().max(block.len()) > LONGEST_PART {
+            return None;
+        }
+        let dtype = dtype(name);
         let size = match (untyped, &dtype) {
             (true, Ok(dtype)) => dtype.size_in_bytes(),
             _ => 1,
         };
         let layout = Self {
-            block: pickle.text(key)?.to_string(),
+            block: block.to_string(),
             dtype,
             offset: pickle.size(offset)?,
             sizes: numbers(sizes)?,
@@ -423,7 +531,6 @@ fn gather(block: &[u8], bytes: usize, offset: usize, dims: &[(usize, usize)]) ->
 
 /// The dtype by PyTorch's name of it or of its storage; else that name.
 fn dtype(name: &str) -> std::result::Result<DType, String> {
-    let name = name.trim_start_matches("torch.");
     Ok(match name {
         "DoubleStorage" | "float64" => DType::F64,
         "FloatStorage" | "float32" => DType::F32,

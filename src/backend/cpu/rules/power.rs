@@ -14,11 +14,32 @@ pub struct Power {
     pub count_include_pad: bool,
 }
 
-/// A sum of powers below this may have lost some.
-const LEAST_SUM: f64 = 1e-30;
+/// What is too small to be exact.
+struct Least {
+    /// A sum of powers below this may have lost some.
+    sum: f64,
+    /// What a cell that is not zero has besides its power: nothing beside a sum of powers that holds, however many.
+    power: f64,
+    /// Smaller numbers have fewer digits.
+    normal: f64,
+}
 
-/// What a cell that is not zero has besides its power: nothing beside a sum of powers that holds.
-const LEAST_POWER: f64 = 1e-37;
+impl Least {
+    #[inline(always)]
+    fn of<R: Real>() -> Self {
+        let in_f32 = Self {
+            sum: 1e-30,
+            power: 1e-43,
+            normal: f32::MIN_POSITIVE.into(),
+        };
+        let in_f64 = Self {
+            sum: 1e-270,
+            power: 1e-300,
+            normal: f64::MIN_POSITIVE,
+        };
+        R::either(in_f32, in_f64)
+    }
+}
 
 /// `v^p` for `v` from 0 on.
 #[inline(always)]
@@ -63,7 +84,7 @@ impl Rule for Power {
     #[inline(always)]
     fn lift<V: Vector>(self, cell: Cell<V>) -> [V; 2] {
         // Powers of cells that are not zero are not, so that windows whose powers vanish are seen not to hold.
-        let some = V::splat(V::Real::from_f64(LEAST_POWER));
+        let some = V::splat(V::Real::from_f64(Least::of::<V::Real>().power));
         let some = V::select(cell.x.equal(V::zero()), V::zero(), some);
         [V::one(), power(cell.x.abs(), self.p).add(some)]
     }
@@ -75,15 +96,21 @@ impl Rule for Power {
 
     #[inline(always)]
     fn holds<V: Vector>(self, sums: [V; 2], y: V) -> V::Mask {
-        let least = V::splat(V::Real::from_f64(LEAST_SUM));
+        let least = V::splat(V::Real::from_f64(Least::of::<V::Real>().sum));
         let kept = V::or(sums[1].greater(least), sums[1].equal(V::zero()));
         V::and(kept, y.finite())
     }
 
     #[inline(always)]
     fn terms<V: Vector>(self, sums: [V; 2], y: V, g: V) -> [V; 2] {
-        let share = g.mul(power(y, 1.0 - self.p)).quotient(self.divisor(sums));
-        [V::select(y.greater(V::zero()), share, V::zero()), V::zero()]
+        let rate = power(y, 1.0 - self.p);
+        let share = g.mul(rate).quotient(self.divisor(sums));
+        // NaN where digits are lost, so that the window is seen not to hold.
+        let least = V::splat(V::Real::from_f64(Least::of::<V::Real>().normal));
+        let lost = V::or(least.greater(rate), least.greater(share.abs()));
+        let share = V::select(lost, V::splat(V::Real::NAN), share);
+        let none = V::or(g.equal(V::zero()), y.equal(V::zero()));
+        [V::select(none, V::zero(), share), V::zero()]
     }
 
     #[inline(always)]

@@ -59,6 +59,17 @@ impl<const LOGITS: bool> Softmax<LOGITS> {
         z.sub(self.height(cell.shift)).mul(self.scale())
     }
 
+    /// The total that a window must have to hold, if it is `least` for most β. By one so close to 0 that a difference of
+    /// logits may count although it overflows, none holds.
+    #[inline(always)]
+    fn least_total<R: Real>(self, least: R) -> R {
+        let largest_exponent = self.beta.abs() * R::MAX.to_f64();
+        match self.beta != 0.0 && largest_exponent < 1e3 {
+            true => R::MAX,
+            false => least,
+        }
+    }
+
     /// Weights and output of a window as the definition reads.
     fn softmax(self, window: &Window) -> Softmaxed {
         let logits = if LOGITS { &window.z } else { &window.x };
@@ -132,7 +143,8 @@ impl<const LOGITS: bool> Rule for Softmax<LOGITS> {
 
     #[inline(always)]
     fn holds<V: Vector>(self, sums: [V; 2], y: V) -> V::Mask {
-        V::and(sums[0].greater(V::splat(V::Real::LEAST_TOTAL)), y.finite())
+        let least = self.least_total(V::Real::LEAST_TOTAL);
+        V::and(sums[0].greater(V::splat(least)), y.finite())
     }
 
     #[inline(always)]
@@ -147,11 +159,15 @@ impl<const LOGITS: bool> Rule for Softmax<LOGITS> {
             return [product_or_zero(e, terms[0]), V::zero()];
         }
         let zero = none_of_two(terms);
+        let dx = e.mul(terms[0]);
         let slope = cell.x.mul(terms[0]).sub(terms[1]);
+        // Of an activation so large that its product overflows, the weight comes first.
+        let by_weight = dx.mul(cell.x).sub(e.mul(terms[1]));
+        let dz = V::select(slope.finite(), e.mul(slope), by_weight);
         [
-            V::select(zero, V::zero(), e.mul(terms[0])),
+            V::select(zero, V::zero(), dx),
             // A masked cell has no weight, whatever its activation.
-            V::select(V::or(zero, e.equal(V::zero())), V::zero(), e.mul(slope)),
+            V::select(V::or(zero, e.equal(V::zero())), V::zero(), dz),
         ]
     }
 
@@ -218,8 +234,8 @@ impl Rule for ExactSoftPool {
 
     #[inline(always)]
     fn holds<V: Vector>(self, sums: [V; 2], y: V) -> V::Mask {
-        let near = sums[0].greater(V::splat(V::Real::from_f64(LEAST_EXACT_TOTAL)));
-        V::and(near, y.finite())
+        let least = self.0.least_total(V::Real::from_f64(LEAST_EXACT_TOTAL));
+        V::and(sums[0].greater(V::splat(least)), y.finite())
     }
 
     #[inline(always)]

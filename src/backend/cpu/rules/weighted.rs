@@ -7,15 +7,54 @@ use super::super::vector::{Real, Vector};
 #[derive(Clone, Copy, Debug)]
 pub struct Weighted;
 
-/// What every cell weighs besides: too little to count beside a positive activation, and equal shares without one.
-const SHARE: f64 = 1e-30;
-/// Totals from here down are of shares alone; those from here up to [`SOME`] are of both.
-const NONE: f64 = 1e-25;
-const SOME: f64 = 1e-15;
+/// How two sums tell both kinds of windows: what is not positive weighs too little to count beside what is, and equally
+/// without it.
+struct Limits {
+    /// What every cell weighs that is not positive.
+    share: f64,
+    /// What one weighs at least that is positive: more than all shares, however many.
+    least: f64,
+    /// A total of positive cells that shares do not count beside. Totals below are so few that they are left to the
+    /// definition, but for those of shares alone.
+    enough: f64,
+    /// Negative cells are taken to be no closer to 0, lest their product with a share vanishes.
+    near: f64,
+}
+
+/// Negative cells are taken to be no lower. A window without a positive one whose sum may have any that is does not hold.
+const LOWEST: f64 = -1e3;
+/// Averages that are not 0 but closer to it are not exact, since cells may be [`Limits::near`] it.
+const FLAT: f64 = -1e-8;
+
+impl Limits {
+    #[inline(always)]
+    fn of<R: Real>() -> Self {
+        let in_f32 = Self {
+            share: 1e-28,
+            least: 1e-18,
+            enough: 1e-5,
+            near: 1e-15,
+        };
+        let in_f64 = Self {
+            share: 1e-200,
+            least: 1e-100,
+            enough: 1e-80,
+            near: 1e-30,
+        };
+        R::either(in_f32, in_f64)
+    }
+}
+
+#[inline(always)]
+fn splat<V: Vector>(v: f64) -> V {
+    V::splat(V::Real::from_f64(v))
+}
 
 #[inline(always)]
 fn weight<V: Vector>(x: V) -> V {
-    x.max(V::zero()).add(V::splat(V::Real::from_f64(SHARE)))
+    let limits = Limits::of::<V::Real>();
+    let weight = x.max(splat(limits.least));
+    V::select(x.greater(V::zero()), weight, splat(limits.share))
 }
 
 impl Rule for Weighted {
@@ -24,8 +63,10 @@ impl Rule for Weighted {
 
     #[inline(always)]
     fn lift<V: Vector>(self, cell: Cell<V>) -> [V; 2] {
-        let w = weight(cell.x);
-        [w, w.mul(cell.x)]
+        let (x, w) = (cell.x, weight(cell.x));
+        let near: V = splat(-Limits::of::<V::Real>().near);
+        let low = V::select(near.greater(x), x, near).max(splat(LOWEST));
+        [w, w.mul(V::select(V::zero().greater(x), low, x))]
     }
 
     #[inline(always)]
@@ -35,11 +76,15 @@ impl Rule for Weighted {
 
     #[inline(always)]
     fn holds<V: Vector>(self, sums: [V; 2], y: V) -> V::Mask {
-        let [none, some] = [NONE, SOME].map(|v| V::splat(V::Real::from_f64(v)));
-        V::and(
-            V::or(none.greater(sums[0]), sums[0].greater(some)),
-            y.finite(),
-        )
+        let limits = Limits::of::<V::Real>();
+        let [total, sum] = sums;
+        let positive = V::and(total.greater(splat(limits.enough)), y.finite());
+        let alike = V::and(
+            splat::<V>(limits.least).greater(total),
+            sum.greater(splat(0.99 * LOWEST * limits.share)),
+        );
+        let exact = V::or(sum.equal(V::zero()), splat::<V>(FLAT).greater(y));
+        V::or(positive, V::and(alike, exact))
     }
 
     #[inline(always)]

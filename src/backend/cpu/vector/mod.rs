@@ -62,6 +62,14 @@ pub trait Real: Copy + Default + PartialOrd + Debug + Send + Sync + 'static {
 
     fn from_f64(v: f64) -> Self;
     fn to_f64(self) -> f64;
+    /// What is one thing in f32 and another in f64.
+    #[inline(always)]
+    fn either<T>(in_f32: T, in_f64: T) -> T {
+        match Self::MAX.to_f64() > f32::MAX.into() {
+            true => in_f64,
+            false => in_f32,
+        }
+    }
     fn from_f32(v: f32) -> Self;
     fn to_f32(self) -> f32;
     /// The number whose bits are those of `self`, moved up until its lowest bits are the exponent's.

@@ -6,7 +6,7 @@ mod example;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use candle_softpool::models::{Model, Pooling};
-use example::{example, lines, manifest, text};
+use example::{example, jpeg, lines, manifest, text, unread};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io::Write;
@@ -170,6 +170,31 @@ fn files_that_fail_are_named_and_the_others_classified() {
     assert_eq!(lines[5]["class"], "4");
 }
 
+/// A GIF whose screen has these sides, with one frame of a pixel.
+fn gif(width: u8, height: u8) -> Vec<u8> {
+    let screen = [width, 0, height, 0, 0x80, 0, 0];
+    let palette = [0, 0, 0, 255, 255, 255];
+    let frame = [0x2c, 0, 0, 0, 0, 1, 0, 1, 0, 0, 2, 2, 0x44, 1, 0, 0x3b];
+    [b"GIF89a", &screen[..], &palette, &frame].concat()
+}
+
+#[test]
+fn an_image_without_pixels_is_an_error_of_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("0x0.gif"), gif(0, 0)).expect("written");
+    std::fs::write(path("0x5.gif"), gif(0, 5)).expect("written");
+    std::fs::copy(sample("digit-4.png"), path("4.png")).expect("copied");
+    let output = run(&["--json", &folder.path().display().to_string()]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let lines = lines(&output);
+    for (line, size) in lines.iter().zip(["0×0", "0×5"]) {
+        let error = line["error"].as_str().expect("an error");
+        assert!(error.contains(size), "{error}");
+    }
+    assert_eq!(lines[2]["class"], "4");
+}
+
 #[test]
 fn paths_come_from_standard_input_and_results_in_their_order() {
     let names: Vec<_> = (0..10)
@@ -210,24 +235,29 @@ fn complaint(change: impl Fn(Vec<u8>, &mut HashMap<String, Tensor>) -> Option<Ve
     }
     let file = file.display().to_string();
     let output = run(&["--weights", &file]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     assert!(output.stdout.is_empty());
     let error = text(&output.stderr);
     assert!(error.contains(&file), "{error}");
     error
 }
 
-/// Published weights need the network's own pooling, and fit with any other without an error.
-#[test]
-fn imagenet_networks_keep_their_own_pooling_unless_told() {
+/// Random weights for ten classes.
+fn resnet18(folder: &Path) -> String {
     let variables = VarMap::new();
     let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
     let network = Model::ResNet18.build(10, &Pooling::Original, vb);
     network.expect("a network");
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("resnet18.safetensors");
+    let file = folder.join("resnet18.safetensors");
     variables.save(&file).expect("saved");
-    let file = file.display().to_string();
+    file.display().to_string()
+}
+
+/// Published weights need the network's own pooling, and fit with any other without an error.
+#[test]
+fn imagenet_networks_keep_their_own_pooling_unless_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = resnet18(folder.path());
     for (pool, name) in [(&[][..], "original"), (&["--pool", "soft"], "soft")] {
         let image = sample("paper.jpg");
         let args = ["--model", "resnet18", "--weights", &file, "--json", &image];
@@ -237,6 +267,25 @@ fn imagenet_networks_keep_their_own_pooling_unless_told() {
         let said = text(&output.stderr);
         assert!(said.contains(&about), "{said}");
     }
+}
+
+/// Some published weights want another size than the network's first.
+#[test]
+fn the_shorter_side_becomes_what_the_weights_want() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = resnet18(folder.path());
+    let image = sample("paper.jpg");
+    let with = |more: &[&str]| {
+        let args = ["--model", "resnet18", "--weights", &file, "--json", &image];
+        run(&[&args, more].concat())
+    };
+    let top = |more: &[&str]| lines(&with(more))[0]["top"].clone();
+    assert_eq!(top(&["--resize", "256"]), top(&[]));
+    assert_ne!(top(&["--resize", "232"]), top(&[]));
+    let small = with(&["--resize", "223"]);
+    assert_eq!(small.status.code(), Some(3));
+    let said = text(&small.stderr);
+    assert!(said.contains("--resize 223: expected 224"), "{said}");
 }
 
 #[test]
@@ -271,7 +320,7 @@ fn weights_cut_short_or_of_another_format_are_named() {
 fn what_cannot_be_had_is_explained() {
     let fails = |args: &[&str], parts: &[&str]| {
         let output = run(args);
-        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert_eq!(output.status.code(), Some(3), "{args:?}");
         let error = text(&output.stderr);
         assert!(
             parts.iter().all(|part| error.contains(part)),
@@ -282,7 +331,17 @@ fn what_cannot_be_had_is_explained() {
         &["--pool", "lp"],
         &["lp pooling", "--example train", "--weights"],
     );
-    fails(&["--model", "resnet50"], &["resnet50 needs --weights"]);
+    fails(
+        &["--model", "resnet50"],
+        &["resnet50 needs --weights", "hub:timm/resnet50.tv_in1k"],
+    );
+    // torchvision publishes none for it.
+    let output = run(&["--model", "resnet200"]);
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("resnet200 needs --weights") && !said.contains("hub:timm"),
+        "{said}"
+    );
     fails(
         &["--device", "cpu", "--dtype", "bf16"],
         &["--dtype bf16", "f32 or f16"],
@@ -294,6 +353,14 @@ fn what_cannot_be_had_is_explained() {
         &["--labels", &labels],
         &[&labels, "11 names for the 10 classes"],
     );
+}
+
+/// Whoever reads them may have wanted no more, but a script must not take them for all.
+#[test]
+fn results_that_nobody_reads_are_not_whole() {
+    let output = unread(&mut classify());
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(text(&output.stderr), "");
 }
 
 #[test]
@@ -382,6 +449,10 @@ fn folders_within_folders_and_paths_before_nul_bytes_from_standard_input() {
     for name in ["5.bmp", "5.gif", "5.tiff", "5.webp"] {
         digit.to_rgb8().save(inner.join(name)).expect("saved");
     }
+    // Images of a format that cannot be read here are no part of a folder.
+    for name in ["5.avif", "5.ico", "5.ppm"] {
+        std::fs::write(inner.join(name), "an image").expect("written");
+    }
     let mut child = classify()
         .args(["--json", "--null", "-"])
         .stdin(Stdio::piped())
@@ -400,7 +471,8 @@ fn folders_within_folders_and_paths_before_nul_bytes_from_standard_input() {
     assert_eq!(classes, ["5", "5", "5", "5", "6"]);
 }
 
-#[cfg(unix)]
+/// Other systems' file systems refuse such a name.
+#[cfg(target_os = "linux")]
 #[test]
 fn a_path_that_is_no_text_and_a_folder_in_itself() {
     use std::os::unix::ffi::OsStrExt;
@@ -461,19 +533,6 @@ fn a_labels_file_may_begin_with_a_byte_order_mark() {
     assert_eq!(lines(&output)[0]["class"], "d0");
 }
 
-/// `stored` with the EXIF data that tell viewers to turn it.
-fn with_orientation(stored: &image::DynamicImage, orientation: u8) -> Vec<u8> {
-    let mut jpeg = std::io::Cursor::new(vec![]);
-    let format = image::ImageFormat::Jpeg;
-    stored.write_to(&mut jpeg, format).expect("a JPEG");
-    let jpeg = jpeg.into_inner();
-    // Big-endian, one entry: tag 0x0112, one short.
-    let entry = [1, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation, 0, 0];
-    let exif = [b"Exif\0\0MM\0*\0\0\0\x08\0\x01", &entry[..], &[0; 4]].concat();
-    let segment = [&[0xff, 0xe1, 0, exif.len() as u8 + 2], &exif[..]].concat();
-    [&jpeg[..2], &segment, &jpeg[2..]].concat()
-}
-
 /// The eight orientations of EXIF; torchvision knows none of them.
 #[test]
 fn photographs_are_turned_as_their_exif_data_say_unless_told() {
@@ -496,7 +555,7 @@ fn photographs_are_turned_as_their_exif_data_say_unless_told() {
     for (orientation, stored) in (1u8..).zip(&stored) {
         for (name, tag) in [("turned", orientation), ("as_stored", 1)] {
             let file = folder.path().join(format!("{name}/{orientation}.jpg"));
-            std::fs::write(file, with_orientation(stored, tag)).expect("written");
+            std::fs::write(file, jpeg(stored, tag)).expect("written");
         }
     }
     let answers = |name: &str, more: &[&str]| {

@@ -1,26 +1,18 @@
 //! `examples/train` from the command line, on a handful of images.
 
+#[path = "common/example.rs"]
+mod example;
+
 use candle_core::{Device, Tensor};
+use example::{example, text};
 use flate2::{write::GzEncoder, Compression};
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
-/// Cargo builds the examples with the tests, beside them.
 fn train(data: &Path, args: &[&str]) -> Output {
-    let mut path = std::env::current_exe().expect("the test's own path");
-    path.pop();
-    path.pop();
-    path.push("examples");
-    path.push(format!("train{}", std::env::consts::EXE_SUFFIX));
-    if !path.is_file() {
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--locked", "--example", "train"])
-            .status();
-        assert!(built.expect("cargo runs").success() && path.is_file());
-    }
-    let mut command = Command::new(path);
+    let mut command = example("train");
     command.arg("--data").arg(data).args(args);
     command.output().expect("the example runs")
 }
@@ -87,12 +79,8 @@ fn a_seed_gives_the_same_weights_and_they_tell_what_they_are() {
             &file,
         ];
         let output = train(folder.path(), &args);
-        let log = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "{log}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let log = text(&output.stdout);
+        assert!(output.status.success(), "{log}{}", text(&output.stderr));
         assert!(log.contains("40 images, 10 held out"), "{log}");
         out
     };
@@ -124,7 +112,7 @@ fn files_that_are_missing_or_cut_short_are_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let fails = |parts: &[&str]| {
         let output = train(folder.path(), &["--epochs", "1"]);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{error}");
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     };
@@ -139,4 +127,21 @@ fn files_that_are_missing_or_cut_short_are_named() {
     let (sizes, pixels) = ([10, 27, 28], vec![0; 10 * 27 * 28]);
     std::fs::write(&images, idx(&sizes, &pixels)).expect("written");
     fails(&["27×28", "28×28"]);
+}
+
+/// Hours of training are not to end without a file.
+#[test]
+fn a_file_that_cannot_be_written_is_named_before_training() {
+    let folder = tempfile::tempdir().expect("a folder");
+    data(folder.path());
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no folder").expect("written");
+    for out in [file.join("digits.safetensors"), folder.path().to_path_buf()] {
+        let out = out.display().to_string();
+        let output = train(folder.path(), &["--epochs", "1", "--out", &out]);
+        assert_eq!(output.status.code(), Some(1));
+        let error = text(&output.stderr);
+        assert!(error.contains(&format!("cannot write {out}")), "{error}");
+        assert!(!text(&output.stdout).contains("epoch"));
+    }
 }

@@ -300,6 +300,25 @@ fn files_that_fail_are_named_and_the_others_enlarged() {
     assert_eq!(unfinished(place.0.path()), 0);
 }
 
+/// A detail is drawn first, which needs as many pixels as the network.
+#[test]
+fn images_of_which_reducing_leaves_nothing_are_named_and_the_others_enlarged() {
+    let place = Place::new();
+    RgbImage::new(1, 100)
+        .save(place.path("line.png"))
+        .expect("saved");
+    let more = ["--json", "--reduce", "--detail", "1", "1", "10"];
+    let output = place.run(&["line.png", "photo.png"], &more);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let found = lines(&output);
+    let error = found[0]["error"].as_str().expect("an error");
+    assert!(
+        error.contains("0×50 pixels, expected at least 7"),
+        "{error}"
+    );
+    assert_eq!(found[1]["output"], place.text("photo-x2.png"));
+}
+
 fn unfinished(folder: &Path) -> usize {
     let entries = std::fs::read_dir(folder).expect("the folder");
     let names = entries.map(|entry| entry.expect("an entry").file_name());
@@ -319,6 +338,43 @@ fn results_that_are_there_are_kept_unless_told() {
         std::fs::read(place.path("photo-x2.png")).expect("there"),
         b"precious"
     );
+}
+
+#[test]
+fn what_is_to_be_read_or_was_just_written_is_kept_though_told_to_overwrite() {
+    let place = Place::new();
+    photograph(202, 174)
+        .save(place.path("photo-x2.png"))
+        .expect("saved");
+    let before = place.image("photo-x2.png");
+    let output = place.run(&["photo.png", "photo-x2.png"], &["--overwrite"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("photo-x2.png is read or was written in this run"),
+        "{said}"
+    );
+    assert_eq!(place.image("photo-x2.png"), before);
+    assert!(place.path("photo-x2-x2.png").exists());
+    let original = place.text("photo-x2.png");
+    let output = place.run(&["photo.png"], &["--overwrite", "--original", &original]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(place.image("photo-x2.png"), before);
+
+    // Two photographs of one name.
+    std::fs::create_dir(place.path("other")).expect("created");
+    photograph(40, 30)
+        .save(place.path("other/photo.png"))
+        .expect("saved");
+    std::fs::remove_file(place.path("photo-x2.png")).expect("removed");
+    let output = place.run(&["photo.png", "other/photo.png"], &["--overwrite"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("photo-x2.png is read or was written in this run"),
+        "{said}"
+    );
+    assert_eq!(place.image("photo-x2.png").dimensions(), (202, 174));
 }
 
 #[test]

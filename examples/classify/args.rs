@@ -13,8 +13,8 @@ use std::str::FromStr;
 /// Without a path it classifies the sample images that ship. A path is an image (PNG, JPEG, WebP, GIF, BMP, TIFF) or a folder
 /// of them, with the folders in it; `-` reads paths from standard input, one a line, and answers as soon as the input pauses.
 /// Results go to standard output as they are found, in the order of the input; what went wrong goes to standard error,
-/// and the exit status is 1 if any image failed or the run could not begin, 2 for a wrong command, 3 if it was cut short:
-/// results that cannot be written, a network that fails.
+/// and the exit status is 1 if any image failed, 2 for a wrong command, 3 if some images have no result: the run could not
+/// begin, the network failed, or the results could not be written, or were not read to their end.
 ///
 /// JSON lines name the image as `file`. A path that is no UTF-8 is given there with marks in place of what is no text, and
 /// its bytes as `file_hex`, in hexadecimal. What concerns no one image, such as a broken link in a folder, has null there.
@@ -25,8 +25,9 @@ use std::str::FromStr;
 /// is then inverted. An image of 28×28 is taken as it is; any other is cut to its ink, scaled to 20 pixels and centred
 /// by its mass in 28×28, as MNIST was made.
 ///
-/// ImageNet: the shorter side becomes 256 pixels (342 for Inception v3) by antialiased bilinear interpolation, the
-/// centre of 224 (299) is cut out and normalised, as torchvision does.
+/// ImageNet: the shorter side becomes 256 pixels (342 for Inception v3, 232 for resnext101_64x4d) by antialiased bilinear
+/// interpolation, the centre of 224 (299) is cut out and normalised, as torchvision does for its first weights of each
+/// network; its second (IMAGENET1K_V2) want --resize 232.
 ///
 /// ImageNet's networks take the pooling that they are published with; --pool soft is for weights trained with SoftPool, whose
 /// tensors have the same names and shapes.
@@ -35,6 +36,7 @@ use std::str::FromStr;
 #[derive(Parser)]
 pub struct Args {
     /// Images, folders of images, or - for paths on standard input
+    #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/classify/samples"), hide_default_value = true)]
     pub paths: Vec<PathBuf>,
     /// digits, or a network for ImageNet: resnet18, resnet50, densenet121, inception_v3, …
     #[arg(long, default_value_t = Network::Digits)]
@@ -58,6 +60,9 @@ pub struct Args {
     /// Paths on standard input end with a NUL byte, as `find -print0` writes them
     #[arg(long)]
     pub null: bool,
+    /// What the shorter side becomes for ImageNet's networks [default: what torchvision's first weights of the network want]
+    #[arg(long)]
+    pub resize: Option<u32>,
     /// Leave images as they are stored, whatever orientation their EXIF data give
     #[arg(long)]
     pub no_orient: bool,

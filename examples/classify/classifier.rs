@@ -94,7 +94,7 @@ impl Classifier {
         Ok(Self {
             network: Box::new(network),
             prepare: Prepare {
-                kind: Kind::ImageNet(ImageNet::of(model)),
+                kind: Kind::ImageNet(ImageNet::of(model, args.resize)?),
                 orient: !args.no_orient,
             },
             labels,

@@ -1,6 +1,6 @@
 //! From a file to pixels.
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use std::io::Cursor;
 use std::path::Path;
@@ -20,6 +20,11 @@ pub fn decode(file: &Path, orient: bool) -> Result<DynamicImage> {
     let mut decoder = reader.into_decoder().context(unreadable)?;
     let orientation = decoder.orientation().context(unreadable)?;
     let mut image = DynamicImage::from_decoder(decoder).context(unreadable)?;
+    let (width, height) = (image.width(), image.height());
+    ensure!(
+        width > 0 && height > 0,
+        "an image of {width}×{height} pixels"
+    );
     if orient {
         image.apply_orientation(orientation);
     }

@@ -22,7 +22,7 @@ use say::say;
 use std::io;
 use std::process::ExitCode;
 
-/// The exit status of a run that began and did not come to its end: some images have no result.
+/// The exit status of a run that could not begin or did not come to its end: some images have no result.
 const CUT_SHORT: u8 = 3;
 
 fn main() -> ExitCode {
@@ -36,31 +36,29 @@ fn main() -> ExitCode {
         std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
         std::env::set_var("CANDLE_NUM_THREADS", threads.to_string());
     }
-    classify(&args).unwrap_or_else(|error| {
-        say!("{error:#}");
-        ExitCode::FAILURE
-    })
+    match classify(&args) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            // Whoever reads the results has had enough, or knows better what became of it.
+            if !is_broken_pipe(&error) {
+                say!("{error:#}");
+            }
+            ExitCode::from(CUT_SHORT)
+        }
+    }
 }
 
-fn classify(args: &Args) -> Result<ExitCode> {
+/// How many images failed.
+fn classify(args: &Args) -> Result<usize> {
     let classifier = Classifier::load(args)?;
     let (files, known) = sources::files(&args.paths, args.null);
     let mut report = Report::new(&classifier.labels, args.top_k, args.json, known.as_deref())?;
-    let run = pipeline::run(&classifier, files, args.batch_size, |outcome| {
+    pipeline::run(&classifier, files, args.batch_size, |outcome| {
         report.outcome(outcome)
-    });
-    Ok(match run {
-        Ok(()) => {
-            report.finish(&classifier.about);
-            ExitCode::from(u8::from(report.failed > 0))
-        }
-        // Whoever reads the results has had enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            say!("{error:#}");
-            ExitCode::from(CUT_SHORT)
-        }
-    })
+    })?;
+    report.finish(&classifier.about);
+    Ok(report.failed)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

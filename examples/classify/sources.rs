@@ -1,4 +1,4 @@
-//! Which files to classify.
+//! Which files to read.
 
 use anyhow::{anyhow, Context, Result};
 use std::io::BufRead;
@@ -10,8 +10,6 @@ pub type Files = Box<dyn Iterator<Item = Result<PathBuf>> + Send>;
 
 /// The files that paths stand for, and how many where that is known beforehand.
 pub fn files(paths: &[PathBuf], null: bool) -> (Files, Option<Vec<PathBuf>>) {
-    let samples = [Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/classify/samples")];
-    let paths = if paths.is_empty() { &samples } else { paths };
     if paths.iter().any(|path| path == Path::new("-")) {
         let paths = paths.to_vec();
         let files = paths.into_iter().flat_map(move |path| -> Files {
@@ -58,7 +56,7 @@ fn path(bytes: Vec<u8>) -> PathBuf {
     String::from_utf8_lossy(&bytes).into_owned().into()
 }
 
-/// The file itself, or the images of a folder and of those in it, by name.
+/// The file itself, or of a folder and of those in it the files, by name, that are named as images that can be read.
 fn expand(path: &Path) -> Vec<Result<PathBuf>> {
     if !path.is_dir() {
         return vec![Ok(path.to_path_buf())];
@@ -67,8 +65,9 @@ fn expand(path: &Path) -> Vec<Result<PathBuf>> {
     for entry in WalkDir::new(path).follow_links(true).sort_by_file_name() {
         match entry {
             Ok(entry) => {
-                let named = image::ImageFormat::from_path(entry.path()).is_ok();
-                if named && !entry.file_type().is_dir() {
+                let format = image::ImageFormat::from_path(entry.path());
+                let readable = format.is_ok_and(|format| format.reading_enabled());
+                if readable && !entry.file_type().is_dir() {
                     found.push(Ok(entry.into_path()));
                 }
             }

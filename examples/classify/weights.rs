@@ -2,7 +2,7 @@
 
 use crate::args::{Args, Network};
 use anyhow::{bail, Context, Result};
-use candle_softpool::models::Pooling;
+use candle_softpool::models::{Model, Pooling};
 use hf_hub::api::sync::ApiBuilder;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,14 @@ pub fn path(args: &Args) -> Result<PathBuf> {
             None => Ok(weights.into()),
         },
         (None, Network::Digits) => shipped(args.pool.as_ref().unwrap_or(&Pooling::Soft)),
-        (None, Network::ImageNet(model)) => bail!(
-            "{model} needs --weights: a file, a folder, or hub:OWNER/NAME, for example hub:timm/{model}.tv_in1k"
-        ),
+        (None, Network::ImageNet(model)) => {
+            let example = match model {
+                // torchvision publishes none for these.
+                Model::ResNet200 | Model::ResNeXt101_32x4d => String::new(),
+                _ => format!(", for example hub:timm/{model}.tv_in1k"),
+            };
+            bail!("{model} needs --weights: a file, a folder, or hub:OWNER/NAME{example}")
+        }
     }
 }
 

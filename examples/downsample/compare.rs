@@ -1,5 +1,6 @@
 //! A photograph, its pooled forms, and how near they are to it.
 
+use crate::decode::decode;
 use anyhow::{bail, Context, Result};
 use candle_core::{DType, Device, ModuleT, Tensor};
 use candle_softpool::{AvgPool2d, Lip2d, Pooling, PoolingMethod, S3Pool2d, StochasticPool2d};
@@ -23,13 +24,9 @@ pub struct Photo {
 }
 
 impl Photo {
-    pub fn open(file: &Path) -> Result<Self> {
-        let reader = image::ImageReader::open(file).context("cannot open")?;
-        let image = reader
-            .with_guessed_format()?
-            .decode()
-            .context("not a readable image")?
-            .into_rgb8();
+    /// Turned as its EXIF data say if `orient`.
+    pub fn open(file: &Path, orient: bool) -> Result<Self> {
+        let image = decode(file, orient)?.into_rgb8();
         let (w, h) = (image.width() as usize, image.height() as usize);
         let pixels = Tensor::from_slice(image.as_raw(), (h, w, 3), &Device::Cpu)?;
         let pixels = (pixels

@@ -1,6 +1,16 @@
 //! Down-samples photographs with every pooling method: a labelled montage, and how near each stays to the original.
 mod compare;
+#[path = "../classify/decode.rs"]
+mod decode;
+#[path = "../classify/json.rs"]
+mod json;
+#[path = "../upscale/kept.rs"]
+mod kept;
 mod montage;
+#[path = "../classify/say.rs"]
+mod say;
+#[path = "../classify/sources.rs"]
+mod sources;
 
 use anyhow::{bail, Context, Result};
 use candle_softpool::PoolingMethod;
@@ -8,13 +18,17 @@ use clap::Parser;
 use comfy_table::{presets::UTF8_FULL_CONDENSED, Table};
 use compare::{Photo, Score};
 use indicatif::{ProgressBar, ProgressStyle};
+use json::add_path;
+use kept::Kept;
+use say::say;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Down-samples photographs with every pooling method and compares the results with the originals.
 ///
 /// One image gives a montage and a table; several, or a folder, give the mean of each method besides.
-/// Without a path, the four sample photographs.
+/// An image (PNG, JPEG, WebP, GIF, BMP, TIFF) that cannot be read is reported, and the exit status is 1.
 ///
 /// Pixels are numbers from 0 to SCALE. SoftPool weighs them by exp(x), so the scale is its temperature: at 1 it stays
 /// near the average, at 255 it is nearly the maximum. The other methods but LIP do not depend on it.
@@ -24,7 +38,8 @@ use std::process::ExitCode;
 /// original's size by bilinear interpolation; SSIM is of the luma (windows of 8×8), PSNR of all channels, in dB.
 #[derive(Parser)]
 struct Args {
-    /// Images (PNG, JPEG), or folders of them
+    /// Images, folders of images, or - for paths on standard input [default: the four sample photographs]
+    #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/downsample/images"), hide_default_value = true)]
     paths: Vec<PathBuf>,
     /// Kernels, the strides equal to them
     #[arg(long, value_delimiter = ',', default_value = "2,3,5")]
@@ -47,56 +62,76 @@ struct Args {
     /// The square that the montage shows: centre and size, in pixels; by default the middle, 180 pixels
     #[arg(long, value_names = ["X", "Y", "SIZE"], num_args = 3)]
     detail: Option<Vec<u32>>,
+    /// Leave images as they are stored, whatever orientation their EXIF data give
+    #[arg(long)]
+    no_orient: bool,
     /// One JSON object a line instead of the table
     #[arg(long)]
     json: bool,
 }
 
-fn main() -> Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match downsample(&Args::parse()) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            say!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How many images failed.
+fn downsample(args: &Args) -> Result<usize> {
     if args.kernels.contains(&0) || !(args.scale.is_finite() && args.scale > 0.0) {
         bail!("kernels and --scale must be above 0");
     }
-    let files = files(&args.paths)?;
-    let bar = ProgressBar::new((files.len() * args.kernels.len()) as u64);
+    let (files, known) = sources::files(&args.paths, false);
+    let mut kept = Kept::default();
+    known.iter().flatten().for_each(|file| kept.keep(file));
+    let bar = match known {
+        Some(files) => ProgressBar::new((files.len() * args.kernels.len()) as u64),
+        None => ProgressBar::no_length(),
+    };
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?);
 
     let mut failed = 0;
     let mut scores: Vec<Vec<Vec<Score>>> = vec![];
-    for file in &files {
-        bar.set_message(file.display().to_string());
-        match pool(file, &args, scores.is_empty(), &bar) {
-            Ok(of_file) => {
+    for file in files {
+        let scored = file.and_then(|file| {
+            if scores.is_empty() {
+                kept.keep(&file);
+                kept.check(&args.output)?;
+            }
+            bar.set_message(file.display().to_string());
+            let scored = pool(&file, args, scores.is_empty(), &bar);
+            Ok((scored.with_context(|| file.display().to_string())?, file))
+        });
+        match scored {
+            Ok((of_file, file)) => {
                 if args.json {
-                    print_json(file, &args, &of_file);
+                    bar.suspend(|| print_json(&file, args, &of_file))?;
                 }
                 scores.push(of_file);
             }
             Err(error) => {
                 failed += 1;
-                bar.suspend(|| eprintln!("{}: {error:#}", file.display()));
+                bar.suspend(|| say!("{error:#}"));
             }
         }
     }
     bar.finish_and_clear();
     if !scores.is_empty() && !args.json {
-        println!("{}", table(&args, &scores));
-        println!(
-            "Means of {} image(s). The montage of the first: {}",
-            scores.len(),
-            args.output.display()
-        );
+        let (table, count, montage) = (table(args, &scores), scores.len(), args.output.display());
+        let about = format!("Means of {count} image(s). The montage of the first: {montage}");
+        writeln!(std::io::stdout(), "{table}\n{about}")?;
     }
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(failed)
 }
 
 /// The scores of one image, by kernel and method; `draw` writes its montage.
 fn pool(file: &Path, args: &Args, draw: bool, bar: &ProgressBar) -> Result<Vec<Vec<Score>>> {
-    let photo = Photo::open(file)?;
+    let photo = Photo::open(file, !args.no_orient)?;
     let mut scores = vec![];
     let mut rows = vec![];
     for &kernel in &args.kernels {
@@ -125,30 +160,6 @@ fn pool(file: &Path, args: &Args, draw: bool, bar: &ProgressBar) -> Result<Vec<V
     Ok(scores)
 }
 
-/// The files named, the images of the folders named, or the samples.
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let samples = [Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/downsample/images")];
-    let mut files = vec![];
-    for path in if paths.is_empty() { &samples } else { paths } {
-        if path.is_dir() {
-            let entries = std::fs::read_dir(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            let mut inside: Vec<_> = entries
-                .map(|entry| Ok(entry?.path()))
-                .collect::<Result<_>>()?;
-            inside.retain(|file| image::ImageFormat::from_path(file).is_ok());
-            inside.sort();
-            files.extend(inside);
-        } else {
-            files.push(path.clone());
-        }
-    }
-    match files.is_empty() {
-        true => bail!("no images found"),
-        false => Ok(files),
-    }
-}
-
 fn table(args: &Args, scores: &[Vec<Vec<Score>>]) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED);
@@ -173,15 +184,16 @@ fn table(args: &Args, scores: &[Vec<Vec<Score>>]) -> Table {
     table
 }
 
-fn print_json(file: &Path, args: &Args, scores: &[Vec<Score>]) {
+fn print_json(file: &Path, args: &Args, scores: &[Vec<Score>]) -> Result<()> {
     for (kernel, row) in args.kernels.iter().zip(scores) {
         for (method, score) in args.methods.iter().zip(row) {
-            let (file, method) = (file.display().to_string(), method.name());
             let psnr = score.psnr.is_finite().then_some(score.psnr);
-            println!(
-                "{}",
-                serde_json::json!({"file": file, "kernel": kernel, "method": method, "ssim": score.ssim, "psnr": psnr})
-            );
+            let mut line = serde_json::json!({
+                "kernel": kernel, "method": method.name(), "ssim": score.ssim, "psnr": psnr,
+            });
+            add_path(&mut line, "file", Some(file));
+            writeln!(std::io::stdout(), "{line}")?;
         }
     }
+    Ok(())
 }

@@ -74,6 +74,7 @@ fn main() -> Result<()> {
         }
     }
     name_classes(&mut args.classes, &[&train.labels, &held_out.labels])?;
+    weights::check_writable(&args.out)?;
 
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
     let variables = VarMap::new();

@@ -28,7 +28,7 @@ pub struct Args {
     /// The folder for the results
     #[arg(long, default_value = ".")]
     pub output: PathBuf,
-    /// Replace results that are there
+    /// Replace results that are there, but no image that the command names, and no result of the same run
     #[arg(long)]
     pub overwrite: bool,
     /// What the one image was made smaller from: prints PSNR, the network's and bicubic's

@@ -4,7 +4,8 @@ use crate::args::Args;
 use crate::bicubic;
 use crate::decode::decode;
 use crate::json::add_path;
-use crate::network::Network;
+use crate::kept::Kept;
+use crate::network::{self, Network};
 use crate::png_file::{self, PngFile};
 use crate::psnr::Psnr;
 use crate::tiles::{self, Rect};
@@ -29,7 +30,13 @@ pub struct Enlarged {
     psnr: Option<[Option<f64>; 2]>,
 }
 
-pub fn enlarge(file: &Path, args: &Args, network: &Network, bar: &ProgressBar) -> Result<Enlarged> {
+pub fn enlarge(
+    file: &Path,
+    args: &Args,
+    network: &Network,
+    kept: &mut Kept,
+    bar: &ProgressBar,
+) -> Result<Enlarged> {
     let start = Instant::now();
     let scale = network.scale();
     let mut image = read(file, args)?;
@@ -42,6 +49,7 @@ pub fn enlarge(file: &Path, args: &Args, network: &Network, bar: &ProgressBar) -
     } else if let Some(file) = &args.original {
         original = Some(read(file, args).with_context(|| format!("original {}", file.display()))?);
     }
+    network::check_size(&image)?;
     let large_side = |side: u32| side.checked_mul(scale).context("too large an image");
     let (width, height) = (large_side(image.width())?, large_side(image.height())?);
     if let Some((w, h)) = original.as_ref().map(RgbImage::dimensions) {
@@ -54,9 +62,11 @@ pub fn enlarge(file: &Path, args: &Args, network: &Network, bar: &ProgressBar) -
     if let Some(detail) = &args.detail {
         let picture = draw(network, &image, original.as_ref(), detail)?;
         let path = png_file::path(&args.output, file, scale, "-detail");
-        save(&picture, path, args.overwrite)?;
+        kept.check(&path)?;
+        kept.keep(&save(&picture, path, args.overwrite)?);
     }
     let path = png_file::path(&args.output, file, scale, "");
+    kept.check(&path)?;
     let mut output = PngFile::create(path, width, height, args.overwrite)?;
     let mut scores = original
         .as_ref()
@@ -83,8 +93,10 @@ pub fn enlarge(file: &Path, args: &Args, network: &Network, bar: &ProgressBar) -
         }
         output.add(&large)?;
     }
+    let output = output.finish()?;
+    kept.keep(&output);
     Ok(Enlarged {
-        output: output.finish()?,
+        output,
         width,
         height,
         scale,

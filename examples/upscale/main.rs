@@ -8,6 +8,7 @@ mod device;
 mod enlarge;
 #[path = "../classify/json.rs"]
 mod json;
+mod kept;
 mod network;
 mod png_file;
 mod psnr;
@@ -23,6 +24,7 @@ use clap::Parser;
 use enlarge::{enlarge, Enlarged};
 use indicatif::{ProgressBar, ProgressStyle};
 use json::add_path;
+use kept::Kept;
 use network::Network;
 use say::say;
 use std::io::Write;
@@ -49,18 +51,22 @@ fn upscale(args: &Args) -> Result<usize> {
     let network = Network::load(args)?;
     let (files, known) = sources::files(&args.paths, false);
     ensure!(
-        args.original.is_none() || known.is_some_and(|files| files.len() == 1),
+        args.original.is_none() || known.as_ref().is_some_and(|files| files.len() == 1),
         "--original is of one image; take --reduce for several"
     );
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(
         "{msg} {bar:30} {pos}/{len} tiles, {eta} left",
     )?);
+    let mut kept = Kept::default();
+    known.iter().flatten().for_each(|file| kept.keep(file));
+    args.original.iter().for_each(|file| kept.keep(file));
     let mut failed = 0;
     for file in files {
         let (file, enlarged) = match file {
             Ok(file) => {
                 bar.set_message(file.display().to_string());
-                let enlarged = enlarge(&file, args, &network, &bar);
+                kept.keep(&file);
+                let enlarged = enlarge(&file, args, &network, &mut kept, &bar);
                 (Some(file), enlarged)
             }
             Err(error) => (None, Err(error)),

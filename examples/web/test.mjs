@@ -1,5 +1,5 @@
 // Drives the built page in headless Chromium: draws, reads the answers, moves β. Pictures of it go to dist/; --update
-// puts the first into docs/web.png, for the README.
+// puts the first into docs/web.png, for docs/platforms.md.
 //     node examples/web/test.mjs [--update]
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -132,9 +132,17 @@ test("the pen is moved by keys", () =>
     await browser.until("document.getElementById('answer').textContent === 'It reads a 1.'");
   }));
 
-test("an image is read", () =>
+test("an image is read, and freed", () =>
   onPage(async (browser) => {
     await ready(browser);
+    await browser.value(`(() => {
+      const close = ImageBitmap.prototype.close;
+      globalThis.freed = 0;
+      ImageBitmap.prototype.close = function () {
+        freed++;
+        close.call(this);
+      };
+    })()`);
     await browser.send("DOM.enable");
     const { root } = await browser.send("DOM.getDocument");
     const { nodeId } = await browser.send("DOM.querySelector", { nodeId: root.nodeId, selector: "#file" });
@@ -144,6 +152,13 @@ test("an image is read", () =>
     await open("../classify/samples/expected.txt");
     await browser.until("!document.getElementById('trouble').hidden");
     assert.equal(await text(browser, "trouble"), "expected.txt is no image that this browser can open.");
+    assert.equal(await browser.value("freed"), 0);
+    // The next drawing is not in trouble.
+    await drag(browser, line([0.5, 0.15], [0.5, 0.85]));
+    await browser.until("document.getElementById('answer').textContent === 'It reads a 1.'");
+    assert.equal(await browser.value("document.getElementById('trouble').hidden"), true);
+    assert.equal(await browser.value("freed"), 1);
+    assert.deepEqual(browser.complaints, []);
   }));
 
 test("weights and pooled map change with β, from the average to the maximum", () =>

@@ -12,15 +12,18 @@ export class Pad {
   paper = Object.assign(document.createElement("canvas"), { width: 280, height: 280 });
   #canvas;
   #changed;
+  #begun;
   #strokes = [];
   #image = null;
   /** Where the keyboard's pen is, and whether it is down. */
   #pen = { x: 0.5, y: 0.5, down: false };
   #drawing = 0;
 
-  constructor(canvas, changed) {
+  /** `changed` is called at every change, `begun` before the first of a drawing, an image or a stroke. */
+  constructor(canvas, changed, begun) {
     this.#canvas = canvas;
     this.#changed = changed;
+    this.#begun = begun;
     this.paper.getContext("2d", { willReadFrequently: true });
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
@@ -33,9 +36,8 @@ export class Pad {
   }
 
   clear() {
-    this.#drawing++;
+    this.#begins();
     this.#strokes = [];
-    this.#image = null;
     this.#pen.down = false;
     this.#change();
   }
@@ -128,10 +130,17 @@ export class Pad {
 
   /** A new stroke; over an image or a digit in the making, on an empty area. */
   #begin(point) {
-    this.#drawing++;
-    this.#image = null;
+    this.#begins();
     this.#strokes.push([point]);
     this.#change();
+  }
+
+  /** Ends a digit in the making, and frees the image: a bitmap holds its memory until it is collected. */
+  #begins() {
+    this.#drawing++;
+    this.#image?.close();
+    this.#image = null;
+    this.#begun();
   }
 
   #key(event) {

@@ -20,7 +20,7 @@ let channel = 0;
 let scheduled = false;
 let lens;
 
-const pad = new Pad($("pad"), schedule);
+const pad = new Pad($("pad"), schedule, forgive);
 
 /** Reads at most once a frame. */
 function schedule() {
@@ -44,6 +44,11 @@ function guard(work) {
 function trouble(error) {
   $("trouble").textContent = error.message;
   $("trouble").hidden = false;
+}
+
+/** What was wrong with an earlier drawing or file; that the page cannot read at all stays. */
+function forgive() {
+  if (pooling) $("trouble").hidden = true;
 }
 
 function update() {
@@ -150,7 +155,7 @@ function buildTools() {
 
 async function open(file) {
   if (!file) return;
-  $("trouble").hidden = true;
+  forgive();
   try {
     pad.show(await createImageBitmap(file));
   } catch {

@@ -6,8 +6,9 @@ channels last, compiled) and ONNX Runtime here, where Python has them (peers.py)
 turn, in another order every round: its threads are woken, it makes a first call, and then as many as 20 ms hold, of
 which the median counts. Ratios are medians of the rounds' ratios. On Linux, freed memory stays with each process. In
 f16 and bf16 SoftPool is timed beside itself in f32 alone. Writes the times as JSON, draws a chart, and prints a table of
-bars: what is wanted, what was measured, and whether that is met. Run it on a machine that does nothing else; it takes
-about eight minutes, half of them for PyTorch to compile (less a second time).
+bars: what is wanted, what was measured, and whether that is met; a run of some shapes or dtypes leaves the committed times
+and chart alone, and writes only what --json and --svg name. Run it on a machine that does nothing else; it takes about
+eight minutes, half of them for PyTorch to compile (less a second time).
 """
 
 import argparse
@@ -51,9 +52,12 @@ def main():
     parser.add_argument("--dtypes", default="f32,f16,bf16", help="out of f32, f16, bf16, f64")
     parser.add_argument("--shape", default="", help="only the shapes whose name contains this")
     parser.add_argument("--composed", action="store_true", help="SoftPool's composed form too, which takes minutes")
-    parser.add_argument("--json", type=pathlib.Path, default=ROOT / "bench" / "results.json")
-    parser.add_argument("--svg", type=pathlib.Path, default=ROOT / "docs" / "speed.svg")
+    parser.add_argument("--json", type=pathlib.Path, help="by default, of a whole run alone: bench/results.json")
+    parser.add_argument("--svg", type=pathlib.Path, help="likewise: docs/speed.svg")
     args = parser.parse_args()
+    if not args.shape and args.dtypes == parser.get_default("dtypes"):
+        args.json = args.json or ROOT / "bench" / "results.json"
+        args.svg = args.svg or ROOT / "docs" / "speed.svg"
     start = time.monotonic()
     executable, python = build(), peers.Peers()
     results = []
@@ -74,9 +78,12 @@ def main():
         worker.close()
 
     written = {"machine": machine(python), "settings": settings(args), "results": results}
-    args.json.write_text(json.dumps(written, indent=1) + "\n")
-    args.svg.write_text(chart.draw(results))
-    print(f"\nwrote {args.json} and {args.svg} after {(time.monotonic() - start) / 60:.1f} minutes\n")
+    if args.json:
+        args.json.write_text(json.dumps(written, indent=1) + "\n")
+    if args.svg:
+        args.svg.write_text(chart.draw(results))
+    files = " and ".join(str(file) for file in [args.json, args.svg] if file) or "no file"
+    print(f"\nwrote {files} after {(time.monotonic() - start) / 60:.1f} minutes\n")
     bars.show(results)
 
 

@@ -48,6 +48,11 @@ fn kernel() {
         zeros(&[3, 11, 8, 9]),
         "SoftPool3d: kernel [13, 13, 13] is larger than the padded input: spatial size [11, 8, 9] with padding [1, 2, 3] on both sides"
     );
+    assert_errors!(
+        SoftPool2d::new(5).stride((2, 1)).ceil_mode(true),
+        zeros(&[1, 4, 4]),
+        "SoftPool2d: kernel [5, 5] is larger than the padded input: spatial size [4, 4] with padding [0, 0] on both sides; ceil mode takes what is less than a stride larger: [2, 1]"
+    );
     assert_error(
         soft_pool1d(&zeros(&[1, 4]), 5),
         "SoftPool1d: kernel [5] is larger than the padded input: spatial size [4] with padding [0] on both sides",

@@ -27,7 +27,8 @@ use candle_core::{Module, Result, Tensor};
 /// # Errors
 ///
 /// `forward` gives an error that names the layer, the value and what is allowed for: a kernel, stride or spatial size
-/// of 0, a kernel larger than the padded input, a padding of more than half the kernel, an input of another rank or dtype.
+/// of 0, a kernel larger than the padded input (in ceil mode, larger by a stride or more), a padding of more than half
+/// the kernel, an input of another rank or dtype.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AvgPool<const D: usize> {
     windows: Sliding<D>,

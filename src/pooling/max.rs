@@ -29,8 +29,8 @@ use candle_core::{bail, Module, Result, Tensor};
 /// # Errors
 ///
 /// `forward` gives an error that names the layer, the value and what is allowed for: a kernel, stride or spatial size
-/// of 0, a kernel larger than the padded input, a padding of more than half the kernel, an input of another rank or
-/// dtype, a plane of 2^32 cells or more.
+/// of 0, a kernel larger than the padded input (in ceil mode, larger by a stride or more), a padding of more than half
+/// the kernel, an input of another rank or dtype, a plane of 2^32 cells or more.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MaxPool<const D: usize> {
     windows: Sliding<D>,

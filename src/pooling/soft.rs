@@ -49,8 +49,8 @@ pub enum Implementation {
 /// # Errors
 ///
 /// `forward` gives an error that names the layer, the value and what is allowed for: a kernel, stride or spatial size
-/// of 0, a kernel larger than the padded input, a padding of more than half the kernel, a β that is not finite,
-/// an input of another rank or dtype.
+/// of 0, a kernel larger than the padded input (in ceil mode, larger by a stride or more), a padding of more than half
+/// the kernel, a β that is not finite, an input of another rank or dtype.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SoftPool<const D: usize> {
     kernel: [usize; D],

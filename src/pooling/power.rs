@@ -13,7 +13,8 @@ use candle_core::{bail, Module, Result, Tensor};
 /// [arXiv 1311.4025](https://arxiv.org/abs/1311.4025)) and, with a learned p, Gulcehre et al., ECML 2014
 /// ([arXiv 1311.1780](https://arxiv.org/abs/1311.1780)): p = 1 averages magnitudes, p → ∞ takes the largest.
 /// The sum form is `torch.nn.LPPool2d`, but for its sign: torch takes `x^p`, which is the same for activations that
-/// are not negative or for an even p, and NaN or negative otherwise. And in ceil mode a window that hangs over the end
+/// are not negative or for an even p, and NaN or negative otherwise; and a zero, which has no slope here, has torch's for
+/// p = 1. And in ceil mode a window that hangs over the end
 /// sums the cells that it has; torch multiplies their mean by the cells of a whole window.
 ///
 /// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
@@ -35,9 +36,9 @@ use candle_core::{bail, Module, Result, Tensor};
 ///
 /// # Errors
 ///
-/// `forward` gives an error that names the layer, the value and what is allowed for: a p that is not finite or not above
-/// 0, a kernel, stride or spatial size of 0, a kernel larger than the padded input, a padding of more than half the
-/// kernel, an input of another rank or dtype.
+/// `forward` gives an error that names the layer, the value and what is allowed for: a p that is not finite or not
+/// above 0, a kernel, stride or spatial size of 0, a kernel larger than the padded input (in ceil mode, larger by a
+/// stride or more), a padding of more than half the kernel, an input of another rank or dtype.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LpPool<const D: usize> {
     p: f64,

@@ -41,19 +41,22 @@ impl Least {
     }
 }
 
+/// The largest whole power that is found by products: their rounding adds up.
+const MOST_PRODUCTS: f64 = 8.0;
+
 /// `v^p` for `v` from 0 on.
 #[inline(always)]
 fn power<V: Vector>(v: V, p: f64) -> V {
     if p == 2.0 {
         return v.mul(v);
-    } else if p == 1.0 {
-        return v;
+    }
+    let whole = p.abs().min(MOST_PRODUCTS) as u32;
+    if f64::from(whole) == p {
+        return products(v, whole);
+    } else if f64::from(whole) == -p {
+        return V::one().div(products(v, whole));
     } else if p == 0.5 {
         return v.sqrt();
-    } else if p == 0.0 {
-        return V::one();
-    } else if p == -1.0 {
-        return V::one().div(v);
     }
     let mut lanes = [V::Real::default(); MOST_LANES];
     v.store(&mut lanes);
@@ -61,6 +64,20 @@ fn power<V: Vector>(v: V, p: f64) -> V {
         *lane = V::Real::from_f64(lane.to_f64().powf(p));
     }
     V::load(&lanes)
+}
+
+/// `v^count`, a square after the other.
+#[inline(always)]
+fn products<V: Vector>(v: V, count: u32) -> V {
+    let (mut of_all, mut square, mut left) = (V::one(), v, count);
+    while left > 0 {
+        if left % 2 == 1 {
+            of_all = of_all.mul(square);
+        }
+        square = square.mul(square);
+        left /= 2;
+    }
+    of_all
 }
 
 impl Power {

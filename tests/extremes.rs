@@ -76,6 +76,62 @@ fn gradients_of_wide_volumes() -> Result<()> {
     Ok(())
 }
 
+/// Windows that overlap down the rows, of rows that are whole and of rows so wide that they are cut.
+#[test]
+fn overlapping_windows_of_wide_rows() -> Result<()> {
+    cpu_only!();
+    let pool = SoftPool2d::new(3).stride((1, 3));
+    for (parts, columns) in [(7, 3_000), (3, 120_000)] {
+        let xs = common::randn(1, 1.0, (1, 1, 5, parts * columns), DType::F32)?;
+        let grad = common::randn(2, 1.0, (1, 1, 3, parts * columns / 3), DType::F32)?;
+        let of_parts = |part: &dyn Fn(usize) -> Result<Tensor>| {
+            let all: Result<Vec<_>> = (0..parts).map(part).collect();
+            Tensor::cat(&all?, 3)
+        };
+        let xs_of = |part: usize| xs.narrow(3, part * columns, columns);
+        let grad_of = |part: usize| grad.narrow(3, part * columns / 3, columns / 3);
+        common::assert_close(
+            &pool.forward(&xs)?,
+            &of_parts(&|part| pool.forward(&xs_of(part)?))?,
+            2e-6,
+        );
+        for gradient in [Gradient::Paper, Gradient::Exact] {
+            let pool = pool.gradient(gradient);
+            common::assert_close(
+                &pool.backward(&xs, &grad)?,
+                &of_parts(&|part| pool.backward(&xs_of(part)?, &grad_of(part)?))?,
+                4e-6,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Windows that slide and are nearly as wide as their row, which is so long that it is cut.
+#[test]
+fn wide_windows_of_long_rows() -> Result<()> {
+    cpu_only!();
+    let (columns, kernel) = (17_000, 16_500);
+    let xs = common::randn(1, 1.0, (1, 1, columns), DType::F32)?;
+    let grad = common::randn(2, 1.0, (1, 1, columns - kernel + 1), DType::F32)?;
+    let pool = MaxPool1d::new(kernel).stride(1);
+    let (x, g) = (cells(&xs)?, cells(&grad)?);
+    let largest =
+        |o: usize| (o..o + kernel).fold(o, |most, i| if x[i] > x[most] { i } else { most });
+    let (mut y, mut dx) = (vec![], vec![0.0; columns]);
+    for (o, g) in g.iter().enumerate() {
+        let i = largest(o);
+        y.push(x[i]);
+        dx[i] += g;
+    }
+    assert!(cells(&pool.forward(&xs)?)? == y);
+    let found = cells(&gradient(&xs, &grad, |xs| pool.forward(xs))?)?;
+    for (found, wanted) in found.iter().zip(dx) {
+        assert!((found - wanted).abs() < 1e-4, "{found}, not {wanted}");
+    }
+    Ok(())
+}
+
 /// Windows' shares of a cell may cancel while what goes with them does not.
 #[test]
 fn gradients_whose_shares_cancel() -> Result<()> {

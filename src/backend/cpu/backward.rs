@@ -169,7 +169,7 @@ impl<T: Element> Backward<'_, T> {
         let cells = tile.cells_of(&windows.area(self.pooling.geometry));
         let end = cells.depths.end.max(written);
         self.copy_grads(scratch, windows);
-        let all_hold;
+        let mut all_hold;
         if self.is_direct(tile, windows) {
             // Rows between windows are left out.
             let height = &self.pooling.geometry.axes[1];
@@ -190,9 +190,7 @@ impl<T: Element> Backward<'_, T> {
                 self.spread(scratch, tile, windows, written);
                 self.zero_around(scratch, tile, written..end, Some(&cells));
             }
-            if !all_hold {
-                self.add_again(scratch, tile, windows);
-            }
+            all_hold = all_hold || self.add_again(scratch, tile, windows);
         }
         if !all_hold {
             self.add_alone(scratch, tile, windows);
@@ -294,26 +292,30 @@ impl<T: Element> Backward<'_, T> {
             terms[..MARGIN].fill(T::Compute::default());
         }
         let [grads, second] = terms;
-        // What lies behind a group of planes is read, but not always written.
-        let of_lines = windows.rows.windows.len() * windows.across.slots();
-        for terms in [&mut *grads, second] {
-            for group in terms[MARGIN..MARGIN + slots].chunks_exact_mut(windows.of_group()) {
-                group[of_lines..].fill(T::Compute::default());
-            }
-        }
+        // What lies behind a line, and behind a group of planes, is read, but not always written.
         let area = windows.outputs();
-        let grads = &mut grads[MARGIN..MARGIN + slots];
         let pitch = windows.across.slots();
         let of_line = area.columns.len() * windows.across.unit;
+        let of_lines = windows.rows.windows.len() * pitch;
+        for terms in [&mut *grads, second] {
+            for group in terms[MARGIN..MARGIN + slots].chunks_exact_mut(windows.of_group()) {
+                let (lines, rest) = group.split_at_mut(of_lines);
+                rest.fill(T::Compute::default());
+                if pitch > of_line {
+                    for line in lines.chunks_exact_mut(pitch) {
+                        line[of_line..].fill(T::Compute::default());
+                    }
+                }
+            }
+        }
+        let grads = &mut grads[MARGIN..MARGIN + slots];
         for group in 0..windows.groups() {
             let planes = windows.group(group);
             let start = windows.start(planes.start, area.rows.start);
             let patch = self.grads(planes, windows.across.unit, &area, of_grad);
             let lines = grads[start..start + of_lines].chunks_exact_mut(pitch);
             for (i, line) in lines.enumerate() {
-                let (cells, between) = line.split_at_mut(of_line);
-                cells.copy_from_slice(&patch.from(0, i, 0)[..of_line]);
-                between.fill(T::Compute::default());
+                line[..of_line].copy_from_slice(&patch.from(0, i, 0)[..of_line]);
             }
         }
     }
@@ -346,6 +348,13 @@ impl<T: Element> Backward<'_, T> {
             ..
         } = scratch;
         let [first, second] = terms;
+        if self.pooling.traits.places && !self.pooling.can_index(windows) {
+            values[..windows.slots()].fill(T::Compute::NAN);
+            for terms in [first, second] {
+                terms[MARGIN..MARGIN + windows.slots()].fill(T::Compute::default());
+            }
+            return false;
+        }
         let keep = self.pooling.traits.shifted;
         let mut all_hold = true;
         self.pooling.sum(windows, keep, sums, |slot, sums| {
@@ -355,13 +364,6 @@ impl<T: Element> Backward<'_, T> {
             };
             all_hold &= self.pooling.kernels.terms(sums, to);
         });
-        if self.pooling.traits.places && !self.pooling.can_index(windows) {
-            values[..windows.slots()].fill(T::Compute::NAN);
-            for terms in [first, second] {
-                terms[MARGIN..MARGIN + windows.slots()].fill(T::Compute::default());
-            }
-            return false;
-        }
         all_hold
     }
 
@@ -434,8 +436,8 @@ impl<T: Element> Backward<'_, T> {
         }
     }
 
-    /// What windows that hold by their own largest logits alone give their cells.
-    fn add_again(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) {
+    /// What windows that hold by their own largest logits alone give their cells; returns as [`Pooling::pool_again`].
+    fn add_again(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) -> bool {
         let Scratch {
             sums,
             of_grad,
@@ -458,7 +460,7 @@ impl<T: Element> Backward<'_, T> {
                 steps: tile.steps(),
                 to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
             });
-        });
+        })
     }
 
     /// What windows that do not hold give their cells.

@@ -108,20 +108,24 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
             rule,
         ) = self;
         let [depths, height, width] = x.sizes;
-        // Checked once for all: a row is read by whole vectors. The last may reach behind it, but never back: memory that
-        // two stores have just written in part is slow to load.
+        // What follows is checked once for all that is done below without checks.
+        // Cells: a row is read by whole vectors. The last may reach behind it, but never back: memory that two stores have
+        // just written in part is slow to load.
         let reach = width.next_multiple_of(V::LANES);
         // The last row begins last.
         let last = (depths - 1, height - 1);
         assert!(x.at(last.0, last.1) + reach <= x.cells.len());
         assert!(z.at(last.0, last.1) + reach <= z.cells.len());
+        // Weights: a row of them for every row of cells.
         let weights = weights.unwrap_or_default();
         assert!(!KEEP || depths * height * weights_pitch(width) <= weights.len());
         assert!(pieces.height() <= height);
+        // Lines of windows: behind the last, what the vectors of a row or of padding reach.
         let of_lines = windows.len().saturating_sub(1) * pitch;
         let of_last = (before + reach).max(pitch + before + V::LANES);
         assert!(of_lines + of_last <= to_a.len().min(to_b.len()));
         assert!(before + width <= pitch);
+        // Lines of pieces: as many as have one at a time.
         assert!(room(pieces, width, pitch) <= shared_a.len().min(shared_b.len()));
         let ring = Ring {
             first: Line::new([shared_a, shared_b]),
@@ -137,6 +141,8 @@ impl<C: Real, R: Rule> Lift<'_, C, R> {
             _ => (unit, unit),
         };
         let of_windows = &pieces.windows[windows];
+        // Planes abreast are gone through a vector of them at a time. Each time touches only their own sums of every line, so
+        // that those of windows before, which the next ones share, are still there.
         for first in (0..lanes).step_by(V::LANES) {
             let mut lifting: Lifting<'_, C, V, R> = Lifting {
                 rule,

@@ -314,7 +314,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         if Step::of(&across.axis).in_vectors() {
             return kernels::Sums::Rows(rows);
         }
-        let slots = windows.slots();
+        let (slots, seen) = (windows.slots(), rows.slots());
         let [a, b] = to;
         a.grow(slots);
         b.grow(slots);
@@ -322,7 +322,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         if self.traits.counts_padding && is_ranged(&across.axis) {
             self.count_ranged(windows, a);
         }
-        kernels::Sums::Windows([&a[..slots], &b[..slots]])
+        kernels::Sums::Windows([&a[..slots], &b[..slots]], seen)
     }
 
     /// Counts the padded columns of windows whose padding is no part of a line.
@@ -478,11 +478,10 @@ impl<'a, T: Element> Pooling<'a, T> {
             let values = &mut values[slot..];
             all_hold &= self.kernels.finish(sums, Finish { values });
         });
-        if !all_hold {
+        all_hold || {
             let pool = |_, of: Again<'_, _>| self.kernels.again(of);
-            self.pool_again(windows, &mut sums.gathered, values, pool);
+            self.pool_again(windows, &mut sums.gathered, values, pool)
         }
-        all_hold
     }
 
     /// The outputs of those windows of some planes whose values are NaN, by their definition.
@@ -514,18 +513,28 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// Has windows pooled again where some do not hold: calls `pool` with the planes of each group of such.
+    /// Has windows pooled again where some do not hold: calls `pool` with the planes of each group of such. Returns whether
+    /// there was none: only what lies between lines did not hold.
     pub fn pool_again(
         &self,
         windows: &Windows,
         gathered: &mut [Gathered<T>; 2],
         values: &mut [T::Compute],
         mut pool: impl FnMut(Range<usize>, Again<'_, T::Compute>),
-    ) {
-        if !self.traits.shifted {
-            return;
-        }
+    ) -> bool {
         let Windows { rows, across, .. } = windows;
+        let count = across.windows.len() * across.unit;
+        let all_hold = |group: usize, values: &[T::Compute]| {
+            let values = &values[windows.start(windows.group(group).start, rows.windows.start)..];
+            let mut lines = values.chunks(across.slots()).take(rows.windows.len());
+            lines.all(|line| numbers(&line[..count]))
+        };
+        let Some(first) = (0..windows.groups()).find(|&group| !all_hold(group, values)) else {
+            return true;
+        };
+        if !self.traits.shifted {
+            return false;
+        }
         let area = windows.area(self.geometry);
         let cells = |span: &Span, first: usize| -> Vec<_> {
             let of_window = |o| span.axis.window(o).start - first..span.axis.window(o).end - first;
@@ -535,16 +544,14 @@ impl<'a, T: Element> Pooling<'a, T> {
         let columns = cells(across, area.columns.start);
         let most = |cells: &[Range<usize>]| cells.iter().map(Range::len).max().unwrap_or_default();
         if !may_be_again(area.depths.len() * most(&rows_of) * most(&columns)) {
-            return;
+            return false;
         }
-        let count = columns.len() * across.unit;
-        for group in 0..windows.groups() {
-            let planes = windows.group(group);
-            let values = &mut values[windows.start(planes.start, rows.windows.start)..];
-            let mut lines = values.chunks(across.slots()).take(rows_of.len());
-            if lines.all(|line| numbers(&line[..count])) {
+        for group in first..windows.groups() {
+            if all_hold(group, values) {
                 continue;
             }
+            let planes = windows.group(group);
+            let values = &mut values[windows.start(planes.start, rows.windows.start)..];
             let [x, z] = self.patches(planes.clone(), across.unit, &area, gathered);
             let again = Again {
                 x,
@@ -557,6 +564,7 @@ impl<'a, T: Element> Pooling<'a, T> {
             };
             pool(planes, again);
         }
+        false
     }
 
     /// The outputs of windows in registers, NaN for those that do not hold; returns whether all do.
@@ -636,12 +644,12 @@ impl<'a, T: Element> Pooling<'a, T> {
                 } = &mut *scratch;
                 let slots = windows.slots();
                 values.grow(slots);
-                self.sum(&windows, false, sums, |slot, sums| {
-                    let values = &mut values[slot..];
-                    self.kernels.finish(sums, Finish { values });
-                });
-                if !self.can_index(&windows) {
-                    values[..slots].fill(T::Compute::NAN);
+                match self.can_index(&windows) {
+                    true => self.sum(&windows, false, sums, |slot, sums| {
+                        let values = &mut values[slot..];
+                        self.kernels.finish(sums, Finish { values });
+                    }),
+                    false => values[..slots].fill(T::Compute::NAN),
                 }
                 let chosen = windows.area(self.geometry).indexed();
                 let in_plane =

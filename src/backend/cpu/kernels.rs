@@ -57,7 +57,8 @@ pub struct Traits {
 
 /// The sums of windows, or what they are made of; whole vectors.
 pub enum Sums<'a, C> {
-    Windows([&'a [C]; 2]),
+    /// The sums, and how many of them are windows or lie between lines.
+    Windows([&'a [C]; 2], usize),
     /// For [`Way::Rows`](super::plan::Way::Rows).
     Rows(Rows<'a, C>),
 }
@@ -71,7 +72,7 @@ pub struct Finish<'a, C> {
 pub struct Terms<'a, C> {
     /// As [`Finish::values`].
     pub values: &'a mut [C],
-    /// The gradients of the outputs, in the first.
+    /// The first comes in with the gradients of the outputs, and goes out with the first terms.
     pub terms: [&'a mut [C]; 2],
 }
 
@@ -203,10 +204,9 @@ pub trait Compile: Real {
     fn compile<R: Rule>(arch: Arch, rule: R) -> Box<dyn Kernels<Self>>;
 }
 
-// SAFETY, below: a machine has the instruction sets that it has values of, and AVX-512 comes with AVX2.
-
 impl Compile for f32 {
     fn compile<R: Rule>(arch: Arch, rule: R) -> Box<dyn Kernels<Self>> {
+        // SAFETY: a machine has the instruction sets that it has values of.
         unsafe {
             match arch {
                 Arch::Portable => Box::new(Compiled::<R, Portable>::new(rule)),
@@ -224,6 +224,7 @@ impl Compile for f32 {
 /// Without AVX-512, which would take more time to compile than it saves anyone.
 impl Compile for f64 {
     fn compile<R: Rule>(arch: Arch, rule: R) -> Box<dyn Kernels<Self>> {
+        // SAFETY: as above, and AVX-512 comes with AVX2.
         unsafe {
             match arch {
                 Arch::Portable => Box::new(Compiled::<R, Portable>::new(rule)),
@@ -328,12 +329,12 @@ impl<C: Real, R: Rule, E: Ending<C>> Kernel for End<'_, C, R, E> {
                 let join = PhantomData::<R::Join>;
                 Along { rows, join, ending }.run::<C::Vector<I>>()
             }
-            Sums::Windows([a, b]) => {
+            Sums::Windows([a, b], slots) => {
                 let lanes = C::Vector::<I>::LANES;
                 let vectors = a.chunks_exact(lanes).zip(b.chunks_exact(lanes));
-                for (i, (a, b)) in vectors.enumerate() {
+                for (at, (a, b)) in (0..slots).step_by(lanes).zip(vectors) {
                     let sums = [C::Vector::<I>::load(a), C::Vector::<I>::load(b)];
-                    ending.take(i * lanes, sums, lanes);
+                    ending.take(at, sums, slots - at);
                 }
                 ending
             }

@@ -244,8 +244,8 @@ fn tiling<T>(x: &View<'_, T>, geometry: &Geometry, sizes: [usize; 3], plan: Plan
         planes: x.planes(),
         sizes,
         plan,
-        work: x.planes().saturating_mul(geometry.input_cells()),
-        keep: geometry.input_cells() <= plan::KEPT_CELLS,
+        work: x.planes().saturating_mul(plan::cells(geometry)),
+        keep: plan::cells(geometry) <= plan::KEPT_CELLS,
     }
 }
 

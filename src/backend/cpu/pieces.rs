@@ -51,6 +51,10 @@ struct Cut {
 }
 
 /// The rows of a band, cut wherever a window begins or ends.
+///
+/// With a kernel of 3 and a stride of 2 they are 0 1 | 2 | 3 | 4 | …: the first window has pieces 0 and 1, the second one 1, 2
+/// and 3, of which 2 is its first `new` one. Pieces 1 and 3 are summed to lines of their own, since the next window has them
+/// too.
 #[derive(Debug)]
 pub struct Pieces {
     of: Cut,

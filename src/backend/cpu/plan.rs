@@ -28,6 +28,10 @@ pub const FEW_TERMS: usize = 6;
 /// Columns of activations of a band, unless one window has more; more of them are cut.
 const BAND_COLUMNS: usize = 1 << 14;
 
+/// Cells of a row of windows that is not cut, however many columns it has, if windows overlap down the rows: each row of
+/// a cut one weighs anew what it shares with the rows above and below.
+const SHARED_CELLS: usize = 1 << 20;
+
 /// Cells that a thread takes at a time, about.
 pub const TASK_CELLS: usize = 1 << 14;
 
@@ -196,9 +200,14 @@ impl fmt::Display for Plan {
     }
 }
 
+/// The cells of a plane, or its outputs, if they are more, as adaptive ones may be.
+pub fn cells(geometry: &Geometry) -> usize {
+    geometry.input_cells().max(geometry.output_cells())
+}
+
 /// Whole planes that make a band.
 fn planes_of_band(geometry: &Geometry) -> usize {
-    let planes = (BAND_CELLS / geometry.input_cells()).max(1);
+    let planes = (BAND_CELLS / cells(geometry)).max(1);
     match is_small(geometry) {
         true => planes.next_multiple_of(ABREAST),
         false => planes,
@@ -225,15 +234,27 @@ fn windows_within(axis: &Axis, cells: usize) -> usize {
     windows.clamp(1, axis.output)
 }
 
+/// Whether rows are cut.
+fn is_cut(geometry: &Geometry) -> bool {
+    let [depth, height, width] = &geometry.axes;
+    let columns = width.input.max(width.output);
+    let shared = (read(depth, 1) * read(height, 1)).saturating_mul(columns);
+    columns > BAND_COLUMNS && (height.disjoint() || shared > SHARED_CELLS)
+}
+
 impl Plan {
     /// Bands of the output.
     pub fn forward(geometry: &Geometry) -> Self {
         let [depth, height, width] = &geometry.axes;
-        let columns = match width.input <= BAND_COLUMNS && width.output <= BAND_COLUMNS {
-            true => width.output,
-            false => windows_within(width, BAND_COLUMNS).min(BAND_COLUMNS),
+        let columns = match is_cut(geometry) {
+            false => width.output,
+            // Cells to the left and right that other bands lift again must stay few.
+            true => windows_within(width, BAND_COLUMNS)
+                .min(BAND_COLUMNS)
+                .max(2 * width.kernel.min(width.input).div_ceil(width.stride.max(1)))
+                .min(width.output),
         };
-        let row = read(width, columns) * read(depth, 1);
+        let row = read(width, columns).max(columns) * read(depth, 1);
         let rows = match columns == width.output {
             // Rows above and below that other bands lift again must stay few.
             true => windows_within(height, BAND_CELLS / row)
@@ -259,9 +280,9 @@ impl Plan {
     /// Bands of the input, whose windows are pooled again.
     pub fn backward(geometry: &Geometry) -> Self {
         let [depth, height, width] = &geometry.axes;
-        let columns = match width.input <= BAND_COLUMNS && width.output <= BAND_COLUMNS {
-            true => width.input,
-            false => BAND_COLUMNS
+        let columns = match is_cut(geometry) {
+            false => width.input,
+            true => BAND_COLUMNS
                 .max(2 * width.kernel.min(width.input))
                 .min(width.input),
         };

@@ -16,11 +16,12 @@ pub struct Groups<C> {
     rest: [Aligned<C>; 2],
 }
 
-/// Cells behind the last line that vectors may reach.
+/// Cells behind the last line that vectors may reach: those of the last vector's windows, and of one more vector of groups.
 pub fn slack(across: &Span) -> usize {
     let lanes = MOST_LANES;
     let axis = &across.axis;
     if across.unit > 1 {
+        // A vector is of one cell of each plane. Twice: what groups are summed for beyond the last window is less than a window.
         return (axis.stride.min(axis.input) + axis.kernel.min(2 * axis.input)) * across.unit * 2;
     }
     match is_ranged(axis) || axis.stride > SPLIT {
@@ -39,35 +40,54 @@ pub struct Rows<'a, C> {
 }
 
 impl<C> Rows<'_, C> {
-    fn ends(&self) -> Ends {
+    /// Slots from the first window to the last, with those between lines.
+    pub fn slots(&self) -> usize {
         let across = self.across;
-        let slots = across.slots();
-        Ends {
-            made: self.lines * slots,
-            seen: (self.lines - 1) * slots + across.windows.len() * across.unit,
+        (self.lines - 1) * across.slots() + across.windows.len() * across.unit
+    }
+
+    /// The slots whose windows are made: those of all lines as one run or, where far more lie between lines than in them, a
+    /// run for each line.
+    #[inline(always)]
+    fn runs(&self) -> Runs {
+        let pitch = self.across.slots();
+        let of_line = self.across.windows.len() * self.across.unit;
+        // What a vector makes behind the end of its line must not be of the next one.
+        match pitch >= 2 * of_line + MOST_LANES {
+            true => Runs {
+                count: self.lines,
+                pitch,
+                slots: of_line,
+            },
+            false => Runs {
+                count: 1,
+                pitch,
+                slots: self.slots(),
+            },
         }
     }
 }
 
-/// How many windows of all lines are made, and how many are looked at: those behind the last line are not, which are made
-/// of whatever lies there.
+/// Runs of slots, equally far apart and equally long.
 #[derive(Clone, Copy)]
-struct Ends {
-    made: usize,
-    seen: usize,
+struct Runs {
+    count: usize,
+    pitch: usize,
+    slots: usize,
 }
 
-impl Ends {
-    /// From this window on.
+impl Runs {
     #[inline(always)]
-    fn seen_from(self, at: usize) -> usize {
-        self.seen.saturating_sub(at)
+    fn run(self, i: usize) -> Range<usize> {
+        let start = i * self.pitch;
+        start..start + self.slots
     }
 }
 
 /// What becomes of the sums of windows.
 pub trait Ending<C> {
-    /// Takes the sums of a vector of windows, of which at most so many are looked at. The first is number `at`.
+    /// Takes the sums of a vector of windows, of which the first has slot `at`. No more than `count` of them are windows
+    /// or lie between lines; what the others are made of is unknown.
     fn take<V: Vector<Real = C>>(&mut self, at: usize, sums: [V; 2], count: usize);
 }
 
@@ -91,31 +111,34 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
     /// That of `UNIT` planes abreast: it is known, since a loop must not ask.
     #[inline(always)]
     fn run_of<V: Vector<Real = C>, const UNIT: usize>(mut self) -> E {
-        let ends = self.rows.ends();
         let Step::Groups(of) = Step::of(&self.rows.across.axis) else {
             return self.ending;
         };
-        match (of.stride, of.whole) {
-            (1, _) => self.shifted::<V, UNIT>(ends, of.whole),
-            (2, 0 | 1) => self.in_registers::<V, 2, UNIT>(ends, of),
-            (3, 0 | 1) => self.in_registers::<V, 3, UNIT>(ends, of),
-            (2, _) => self.by_groups::<V, 2, UNIT>(ends, of),
-            (3, _) => self.by_groups::<V, 3, UNIT>(ends, of),
-            _ => {}
+        let runs = self.rows.runs();
+        for i in 0..runs.count {
+            let run = runs.run(i);
+            match (of.stride, of.whole) {
+                (1, _) => self.shifted::<V, UNIT>(run, of.whole),
+                (2, 0 | 1) => self.in_registers::<V, 2, UNIT>(run, of),
+                (3, 0 | 1) => self.in_registers::<V, 3, UNIT>(run, of),
+                (2, _) => self.by_groups::<V, 2, UNIT>(run, of),
+                (3, _) => self.by_groups::<V, 3, UNIT>(run, of),
+                _ => {}
+            }
         }
         self.ending
     }
 
     /// Windows of so many cells side by side, with stride one.
     #[inline(always)]
-    fn shifted<V: Vector<Real = C>, const UNIT: usize>(&mut self, ends: Ends, count: usize) {
-        let mut at = 0;
-        while at + 2 * V::LANES <= ends.made {
-            self.take_shifted::<V, UNIT, 2>(at, ends, count);
+    fn shifted<V: Vector<Real = C>, const UNIT: usize>(&mut self, run: Range<usize>, count: usize) {
+        let Range { start: mut at, end } = run;
+        while at + 2 * V::LANES <= end {
+            self.take_shifted::<V, UNIT, 2>(at, end, count);
             at += 2 * V::LANES;
         }
-        while at < ends.made {
-            self.take_shifted::<V, UNIT, 1>(at, ends, count);
+        while at < end {
+            self.take_shifted::<V, UNIT, 1>(at, end, count);
             at += V::LANES;
         }
     }
@@ -125,13 +148,13 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
     fn take_shifted<V: Vector<Real = C>, const UNIT: usize, const N: usize>(
         &mut self,
         at: usize,
-        ends: Ends,
+        end: usize,
         count: usize,
     ) {
         let sums = shifted::<V, J, UNIT, N>(self.rows.sums, at, count);
         for (i, sums) in sums.into_iter().enumerate() {
             let at = at + i * V::LANES;
-            self.ending.take(at, sums, ends.seen_from(at));
+            self.ending.take(at, sums, end - at);
         }
     }
 
@@ -139,10 +162,11 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
     #[inline(always)]
     fn in_registers<V: Vector<Real = C>, const S: usize, const UNIT: usize>(
         &mut self,
-        ends: Ends,
+        run: Range<usize>,
         of: Grouping,
     ) {
-        for at in (0..ends.made).step_by(V::LANES) {
+        let end = run.end;
+        for at in run.step_by(V::LANES) {
             let these = phases::<V, S, UNIT>(self.rows.sums, at);
             let sums = match (of.whole, of.rest) {
                 (0, rest) => first::<V, J, S>(these, rest),
@@ -152,7 +176,7 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
                     J::join(first::<V, J, S>(these, S), first::<V, J, S>(next, rest))
                 }
             };
-            self.ending.take(at, sums, ends.seen_from(at));
+            self.ending.take(at, sums, end - at);
         }
     }
 
@@ -160,7 +184,7 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
     #[inline(always)]
     fn by_groups<V: Vector<Real = C>, const S: usize, const UNIT: usize>(
         &mut self,
-        ends: Ends,
+        run: Range<usize>,
         of: Grouping,
     ) {
         let Rows {
@@ -171,10 +195,10 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
         } = &mut self.rows;
         let axis = &across.axis;
         let of_window = axis.kernel.min(2 * axis.input) / S + 1;
-        let count = ends.made + of_window * UNIT + 2 * V::LANES;
-        groups.grow(count + V::LANES);
-        let count = count.min(sums[0].len() / S) / V::LANES * V::LANES;
-        for at in (0..count).step_by(V::LANES) {
+        // Those of the last vector's windows: whole vectors, for which `slack` makes room.
+        let end = run.end + of_window * UNIT + V::LANES;
+        groups.grow(end + 2 * V::LANES);
+        for at in (run.start..end).step_by(V::LANES) {
             let these = phases::<V, S, UNIT>(*sums, at);
             let (all, part) = (first::<V, J, S>(these, S), first::<V, J, S>(these, of.rest));
             for i in 0..2 {
@@ -182,9 +206,10 @@ impl<C: Real, J: Join, E: Ending<C>> Along<'_, C, J, E> {
                 part[i].store(&mut groups.rest[i][at..]);
             }
         }
-        for at in (0..ends.made).step_by(V::LANES) {
+        let end = run.end;
+        for at in run.step_by(V::LANES) {
             let sums = self.rows.groups.windows::<V, J, UNIT>(at, of);
-            self.ending.take(at, sums, ends.seen_from(at));
+            self.ending.take(at, sums, end - at);
         }
     }
 }

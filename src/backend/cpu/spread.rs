@@ -13,7 +13,8 @@ use std::ops::Range;
 pub struct Spread<'a, C> {
     pub rows: &'a Span,
     pub across: &'a Span,
-    /// Lines of terms, one a row of windows, zero where there is no window; [`MARGIN`] before the first.
+    /// Lines of terms, one a row of windows, zero where there is no window; [`MARGIN`] before the first. Of planes that are
+    /// not the first these are the end of the plane before: what lies between lines, as many zeros as vectors reach back.
     pub terms: &'a [C],
 }
 
@@ -306,7 +307,7 @@ impl<C: Real> Spread<'_, C> {
     /// The sums of lines.
     #[inline(always)]
     fn down<V: Vector<Real = C>>(&self, lines: Lines<'_, C>, to: &mut [C]) {
-        lines.assert_inside(0, V::LANES);
+        lines.assert_inside::<UNKNOWN>(0, V::LANES);
         for at in (0..lines.sums).step_by(V::LANES) {
             // SAFETY: asserted above.
             let sum: V = unsafe { lines.sum::<V, UNKNOWN>(lines.margin + at) };
@@ -417,11 +418,11 @@ struct Lines<'a, C> {
 }
 
 impl<C: Real> Lines<'_, C> {
-    /// That vectors which begin at a sum, or so many before it, are inside.
+    /// That vectors which begin at a sum, or so many before it, are inside all of `LINES` lines.
     #[inline(always)]
-    fn assert_inside(self, before: usize, lanes: usize) {
+    fn assert_inside<const LINES: usize>(self, before: usize, lanes: usize) {
         assert!(before <= self.margin);
-        let last = self.margin + self.count.saturating_sub(1) * self.step;
+        let last = self.margin + known::<LINES>(self.count).saturating_sub(1) * self.step;
         assert!(last + self.sums + lanes <= self.terms.len());
     }
 
@@ -429,7 +430,7 @@ impl<C: Real> Lines<'_, C> {
     ///
     /// # Safety
     ///
-    /// [`Lines::assert_inside`]
+    /// [`Lines::assert_inside`] of as many lines.
     #[inline(always)]
     unsafe fn sum<V: Vector<Real = C>, const LINES: usize>(self, mut at: usize) -> V {
         let mut sum = V::zero();
@@ -488,7 +489,7 @@ impl<C: Real> Lines<'_, C> {
         cells: &mut [C],
     ) {
         let (whole, rest) = (known::<WHOLE>(of.whole), of.rest);
-        self.assert_inside(whole * UNIT, V::LANES);
+        self.assert_inside::<LINES>(whole * UNIT, V::LANES);
         for group in (0..self.sums).step_by(V::LANES) {
             let at = self.margin + group;
             let mut of_all = V::zero();

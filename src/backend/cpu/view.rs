@@ -110,7 +110,8 @@ impl Indexed {
 /// The cells of an [`Area`], those of a row side by side.
 #[derive(Clone, Copy, Debug)]
 pub struct Patch<'a, T> {
-    /// From the first cell on: whole vectors from the first of every row on, at least [`REACH`].
+    /// From the first cell on to the end of its memory. What is gathered has whole vectors from the first of every row on, at
+    /// least [`REACH`]; so has what is read in place, unless planes lie abreast there, or it is a cell alone.
     pub cells: &'a [T],
     /// From a depth to the next, and from a row.
     pub steps: [usize; 2],

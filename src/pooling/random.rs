@@ -18,10 +18,10 @@ impl Draws {
         }
     }
 
-    /// Draws that no other layer has, unless it is given their seed: the first layer's seed is 0, the next one's 1.
+    /// Draws that no other layer has: of the largest seed, the next layer of the one below. People give small ones.
     pub fn of_one_layer() -> Self {
-        static LAYERS: AtomicU64 = AtomicU64::new(0);
-        Self::new(LAYERS.fetch_add(1, Ordering::Relaxed))
+        static NEXT: AtomicU64 = AtomicU64::new(u64::MAX);
+        Self::new(NEXT.fetch_sub(1, Ordering::Relaxed))
     }
 
     /// The generator of the next pass: every pass has a stream of its own.

@@ -23,7 +23,7 @@ use rand_chacha::{rand_core::RngCore, ChaCha8Rng};
 ///   [`Self::ceil_mode`] rounds up.
 ///
 /// Equal seeds give equal sequences of training passes; a clone goes on from where the original is. Without a seed every
-/// layer draws for itself: the first that the program makes has seed 0, the next one 1, and so on.
+/// layer draws for itself: the first that the program makes has the seed `u64::MAX`, the next one less, and so on.
 /// Gradients, ties and NaN are those of [`MaxPool`](crate::MaxPool).
 ///
 /// ```
@@ -42,8 +42,9 @@ use rand_chacha::{rand_core::RngCore, ChaCha8Rng};
 /// # Errors
 ///
 /// `forward_t` gives an error that names the layer, the value and what is allowed for: a grid that is not a multiple of
-/// the stride, a kernel, stride or spatial size of 0, a kernel larger than the padded input, a padding of more than half
-/// the kernel, an input of another rank or dtype, a plane of 2^32 cells or more.
+/// the stride, a kernel, stride or spatial size of 0, a kernel larger than the padded input (in ceil mode, larger by a
+/// stride or more), a padding of more than half the kernel, an input of another rank or dtype, a plane of 2^32 cells or
+/// more.
 #[derive(Clone, Debug)]
 pub struct S3Pool<const D: usize> {
     windows: Sliding<D>,

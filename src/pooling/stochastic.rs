@@ -21,7 +21,7 @@ use candle_core::{ModuleT, Result, Tensor};
 ///   [`Self::ceil_mode`] rounds up.
 ///
 /// Equal seeds give equal sequences of training passes; a clone goes on from where the original is. Without a seed every
-/// layer draws for itself: the first that the program makes has seed 0, the next one 1, and so on.
+/// layer draws for itself: the first that the program makes has the seed `u64::MAX`, the next one less, and so on.
 ///
 /// ```
 /// use candle_core::{Device, ModuleT, Tensor};
@@ -38,8 +38,8 @@ use candle_core::{ModuleT, Result, Tensor};
 /// # Errors
 ///
 /// `forward_t` gives an error that names the layer, the value and what is allowed for: a kernel, stride or spatial size
-/// of 0, a kernel larger than the padded input, a padding of more than half the kernel, an input of another rank or dtype; in
-/// training a plane of 2^32 cells or more.
+/// of 0, a kernel larger than the padded input (in ceil mode, larger by a stride or more), a padding of more than half
+/// the kernel, an input of another rank or dtype; in training a plane of 2^32 cells or more.
 #[derive(Clone, Debug)]
 pub struct StochasticPool<const D: usize> {
     windows: Sliding<D>,

@@ -72,11 +72,9 @@ struct Taps {
 
 impl Taps {
     fn of(axis: &Axis) -> Result<Self> {
-        if u32::try_from(axis.input).is_err() {
-            bail!(
-                "SoftPool: composed operations index at most 2^32 cells a dimension, got {}",
-                axis.input
-            );
+        let most = axis.input.max(axis.output);
+        if u32::try_from(most).is_err() {
+            bail!("SoftPool: composed operations index less than 2^32 cells and windows a dimension, got {most}");
         }
         let count = (0..axis.output)
             .map(|o| axis.window(o).len())

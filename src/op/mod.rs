@@ -206,7 +206,9 @@ impl CustomOp2 for Pool {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let both = xs.apply_op3_no_bwd(logits, grad, &Backward(*self))?;
-        Ok((Some(both.get(0)?), Some(both.get(1)?)))
+        // What has no gradient, such as a mask, is spared the zeros and the sum that candle's autograd makes of one.
+        let of = |tensor: &Tensor, i| tensor.track_op().then(|| both.get(i)).transpose();
+        Ok((of(xs, 0)?, of(logits, 1)?))
     }
 }
 

@@ -89,8 +89,11 @@ impl<const D: usize> Lip<D> {
     ///
     /// # Errors
     ///
-    /// `vb`'s: a tensor that it lacks or holds in another shape.
+    /// 0 channels, and `vb`'s: a tensor that it lacks or holds in another shape.
     pub fn learned(mut self, channels: usize, vb: VarBuilder) -> Result<Self> {
+        if channels == 0 {
+            bail!("{}: 0 channels, expected at least 1", Self::NAME);
+        }
         let module = LogitModule::new(channels, vb.pp("logit"))?;
         self.logits = Some(Logits::Learned(module));
         Ok(self)
@@ -116,7 +119,8 @@ impl<const D: usize> Lip<D> {
 
     sliding_methods!("They take no part, neither in the weights nor in the sum.");
 
-    /// Pools `xs` with these logits, of its shape or with a single channel for all. A logit of −∞ masks its cell.
+    /// Pools `xs` with these logits, of its shape or with a single channel for all. A logit of −∞ masks its cell;
+    /// a window whose logits are all −∞ is NaN, and so are the gradients of its cells.
     ///
     /// Logits may have another dtype out of f16, bf16, f32 and f64 than `xs`; the output has that of `xs`.
     ///

@@ -63,14 +63,39 @@ const ready = (browser) => browser.until("document.documentElement?.dataset.read
 const press = (browser, id) => browser.value(`document.getElementById("${id}").click()`);
 const text = (browser, id) => browser.value(`document.getElementById("${id}").textContent`);
 
-/** Drags the mouse over the drawing area, through points from 0 to 1. */
-async function drag(browser, points) {
+/** The mouse at a point, from 0 to 1, of the drawing area. */
+async function mouse(browser, type, [px, py]) {
   const { x, y, width } = await browser.value("document.getElementById('pad').getBoundingClientRect().toJSON()");
-  const mouse = (type, [px, py]) =>
-    browser.send("Input.dispatchMouseEvent", { type, x: x + px * width, y: y + py * width, button: "left", buttons: 1, clickCount: 1 });
-  await mouse("mousePressed", points[0]);
-  for (const point of points) await mouse("mouseMoved", point);
-  await mouse("mouseReleased", points.at(-1));
+  await browser.send("Input.dispatchMouseEvent", { type, x: x + px * width, y: y + py * width, button: "left", buttons: 1, clickCount: 1 });
+}
+
+/** Drags the mouse over the drawing area. */
+async function drag(browser, points) {
+  await mouse(browser, "mousePressed", points[0]);
+  for (const point of points) await mouse(browser, "mouseMoved", point);
+  await mouse(browser, "mouseReleased", points.at(-1));
+}
+
+/** Keys, pressed on an element one after the other. */
+async function keys(browser, id, names) {
+  await browser.value(`document.getElementById("${id}").focus()`);
+  for (const key of names) {
+    for (const type of ["keyDown", "keyUp"]) await browser.send("Input.dispatchKeyEvent", { type, key });
+  }
+}
+
+/** Whether the drawing area has ink at a point. */
+const inked = (browser, [x, y]) =>
+  browser.value(`(() => {
+    const pad = document.getElementById("pad");
+    return pad.getContext("2d").getImageData(${x} * pad.width, ${y} * pad.height, 1, 1).data[0] < 128;
+  })()`);
+
+/** A file, by the button for images. */
+async function open(browser, file) {
+  const { root } = await browser.send("DOM.getDocument");
+  const { nodeId } = await browser.send("DOM.querySelector", { nodeId: root.nodeId, selector: "#file" });
+  await browser.send("DOM.setFileInputFiles", { nodeId, files: [here(`../classify/samples/${file}`)] });
 }
 
 /** Moves the slider, of 0 to 100, and gives what the page then shows. */
@@ -106,12 +131,20 @@ test("strokes of the mouse are read as they are drawn", () =>
     assert.deepEqual(browser.complaints, []);
   }));
 
+test("a click is a dot", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    await press(browser, "clear");
+    await mouse(browser, "mousePressed", [0.3, 0.3]);
+    await mouse(browser, "mouseReleased", [0.3, 0.3]);
+    assert.ok(await inked(browser, [0.3, 0.3]));
+  }));
+
 test("every digit that the page draws itself is read as that digit, by keyboard", () =>
   onPage(async (browser) => {
     await ready(browser);
-    await browser.value("document.getElementById('pad').focus()");
     for (let digit = 0; digit < 10; digit++) {
-      for (const type of ["keyDown", "keyUp"]) await browser.send("Input.dispatchKeyEvent", { type, key: String(digit) });
+      await keys(browser, "pad", [String(digit)]);
       await browser.until(`document.getElementById("answer").textContent === "It reads a ${digit}."`);
     }
     assert.deepEqual(browser.complaints, []);
@@ -120,15 +153,7 @@ test("every digit that the page draws itself is read as that digit, by keyboard"
 test("the pen is moved by keys", () =>
   onPage(async (browser) => {
     await ready(browser);
-    const keys = async (key, times = 1) => {
-      for (let i = 0; i < times; i++) await browser.send("Input.dispatchKeyEvent", { type: "keyDown", key });
-    };
-    await browser.value("document.getElementById('pad').focus()");
-    await keys("Delete");
-    await keys("ArrowUp", 8);
-    await keys(" ");
-    await keys("ArrowDown", 16);
-    await keys(" ");
+    await keys(browser, "pad", ["Delete", ...Array(8).fill("ArrowUp"), " ", ...Array(16).fill("ArrowDown"), " "]);
     await browser.until("document.getElementById('answer').textContent === 'It reads a 1.'");
   }));
 
@@ -143,13 +168,9 @@ test("an image is read, and freed", () =>
         close.call(this);
       };
     })()`);
-    await browser.send("DOM.enable");
-    const { root } = await browser.send("DOM.getDocument");
-    const { nodeId } = await browser.send("DOM.querySelector", { nodeId: root.nodeId, selector: "#file" });
-    const open = (file) => browser.send("DOM.setFileInputFiles", { nodeId, files: [here(file)] });
-    await open("../classify/samples/paper.jpg");
+    await open(browser, "paper.jpg");
     await browser.until("document.getElementById('answer').textContent === 'It reads a 5.'");
-    await open("../classify/samples/expected.txt");
+    await open(browser, "expected.txt");
     await browser.until("!document.getElementById('trouble').hidden");
     assert.equal(await text(browser, "trouble"), "expected.txt is no image that this browser can open.");
     assert.equal(await browser.value("freed"), 0);

@@ -4,6 +4,7 @@ import { style } from "./paint.js";
 import { strokes as strokesOf } from "./strokes.js";
 
 const WIDTH = 0.075; // Of a stroke, as a part of the area.
+const DOT = 1e-4; // The length of a dot.
 const STEP = 0.04; // Of an arrow key.
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -101,8 +102,10 @@ export class Pad {
     context.lineCap = context.lineJoin = "round";
     for (const stroke of this.#strokes) {
       context.beginPath();
-      // A stroke of one point is a dot.
-      stroke.concat(stroke.slice(-1)).forEach(({ x, y }) => context.lineTo(x * width, y * width));
+      stroke.forEach(({ x, y }) => context.lineTo(x * width, y * width));
+      // A stroke of one point is a dot; of a line without any length, a canvas draws nothing.
+      const { x, y } = stroke.at(-1);
+      context.lineTo((x + DOT) * width, y * width);
       context.stroke();
     }
   }

@@ -91,6 +91,9 @@ const inked = (browser, [x, y]) =>
     return pad.getContext("2d").getImageData(${x} * pad.width, ${y} * pad.height, 1, 1).data[0] < 128;
   })()`);
 
+/** What shows what has changed by now. */
+const frames = (browser) => browser.value("new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve())))");
+
 /** A file, by the button for images. */
 async function open(browser, file) {
   const { root } = await browser.send("DOM.getDocument");
@@ -146,6 +149,36 @@ test("every digit that the page draws itself is read as that digit, by keyboard"
     for (let digit = 0; digit < 10; digit++) {
       await keys(browser, "pad", [String(digit)]);
       await browser.until(`document.getElementById("answer").textContent === "It reads a ${digit}."`);
+    }
+    assert.deepEqual(browser.complaints, []);
+  }));
+
+test("a stroke over a digit in the making is on an empty area", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    const stroke = line([0.8, 0.5], [0.8, 0.8]);
+    for (const { begin, at } of [
+      { begin: () => drag(browser, stroke), at: [0.8, 0.6] },
+      { begin: () => keys(browser, "pad", [" "]), at: [0.5, 0.5] },
+    ]) {
+      await press(browser, "clear");
+      // The first frame of a 7, and no second one.
+      await browser.value(`(() => {
+        const request = requestAnimationFrame;
+        const held = [];
+        globalThis.requestAnimationFrame = (work) => held.push(work);
+        document.querySelector("#examples button:nth-child(8)").click();
+        globalThis.release = () => {
+          globalThis.requestAnimationFrame = request;
+          held.forEach((work) => work());
+        };
+      })()`);
+      assert.ok(await inked(browser, [0.28, 0.2]));
+      await begin();
+      await browser.value("release()");
+      await frames(browser);
+      assert.ok(await inked(browser, at));
+      assert.ok(!(await inked(browser, [0.28, 0.2])), "half a digit is left");
     }
     assert.deepEqual(browser.complaints, []);
   }));

@@ -18,7 +18,8 @@ export class Pad {
   #image = null;
   /** Where the keyboard's pen is, and whether it is down. */
   #pen = { x: 0.5, y: 0.5, down: false };
-  #drawing = 0;
+  /** The digit in the making: null where there is none. */
+  #drawing = null;
 
   /** `changed` is called at every change, `begun` before the first of a drawing, an image or a stroke. */
   constructor(canvas, changed, begun) {
@@ -53,7 +54,7 @@ export class Pad {
   /** Draws a digit as a person would, or at once where motion is unwanted. */
   async draw(digit) {
     this.clear();
-    const drawing = this.#drawing;
+    const drawing = (this.#drawing = Symbol());
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     for (const points of strokesOf(digit)) {
       const stroke = [];
@@ -65,6 +66,7 @@ export class Pad {
         if (drawing !== this.#drawing) return;
       }
     }
+    this.#drawing = null;
   }
 
   redraw() {
@@ -133,6 +135,8 @@ export class Pad {
 
   /** A new stroke; over an image or a digit in the making, on an empty area. */
   #begin(point) {
+    // Half a digit is of no use.
+    if (this.#drawing) this.#strokes = [];
     this.#begins();
     this.#strokes.push([point]);
     this.#change();
@@ -140,7 +144,7 @@ export class Pad {
 
   /** Ends a digit in the making, and frees the image: a bitmap holds its memory until it is collected. */
   #begins() {
-    this.#drawing++;
+    this.#drawing = null;
     this.#image?.close();
     this.#image = null;
     this.#begun();

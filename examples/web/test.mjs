@@ -190,6 +190,38 @@ test("the pen is moved by keys", () =>
     await browser.until("document.getElementById('answer').textContent === 'It reads a 1.'");
   }));
 
+test("the pen is lifted by a stroke of the mouse", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    await keys(browser, "pad", ["Delete", " "]);
+    await drag(browser, line([0.2, 0.2], [0.2, 0.8]));
+    await keys(browser, "pad", ["ArrowRight"]);
+    assert.ok(await inked(browser, [0.2, 0.5]));
+    assert.ok(!(await inked(browser, [0.37, 0.65])), "the pen goes on with the stroke of the mouse");
+  }));
+
+test("a stroke of the mouse ends where the pen begins one", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    await keys(browser, "pad", ["Delete"]);
+    await mouse(browser, "mousePressed", [0.2, 0.2]);
+    await keys(browser, "pad", [" "]);
+    await mouse(browser, "mouseMoved", [0.2, 0.8]);
+    await mouse(browser, "mouseReleased", [0.2, 0.8]);
+    await frames(browser);
+    assert.ok(await inked(browser, [0.2, 0.2]));
+    assert.ok(!(await inked(browser, [0.35, 0.65])), "the mouse goes on with the stroke of the pen");
+  }));
+
+test("the space bar, held, lowers the pen once", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    await keys(browser, "pad", ["Delete"]);
+    for (const autoRepeat of [false, true]) await browser.send("Input.dispatchKeyEvent", { type: "keyDown", key: " ", autoRepeat });
+    await keys(browser, "pad", Array(5).fill("ArrowDown"));
+    assert.ok(await inked(browser, [0.5, 0.6]));
+  }));
+
 test("an image is read, and freed", () =>
   onPage(async (browser) => {
     await ready(browser);

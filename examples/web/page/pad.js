@@ -18,7 +18,8 @@ export class Pad {
   #image = null;
   /** Where the keyboard's pen is, and whether it is down. */
   #pen = { x: 0.5, y: 0.5, down: false };
-  /** The digit in the making: null where there is none. */
+  /** The pointer that the last stroke goes on with, and the digit in the making: null where there is none. */
+  #pointer = null;
   #drawing = null;
 
   /** `changed` is called at every change, `begun` before the first of a drawing, an image or a stroke. */
@@ -29,6 +30,7 @@ export class Pad {
     this.paper.getContext("2d", { willReadFrequently: true });
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
+    canvas.addEventListener("lostpointercapture", (event) => this.#up(event));
     canvas.addEventListener("keydown", (event) => this.#key(event));
     for (const name of ["focus", "blur"]) canvas.addEventListener(name, () => this.redraw());
   }
@@ -117,15 +119,22 @@ export class Pad {
     event.preventDefault();
     this.#canvas.focus({ focusVisible: false });
     this.#canvas.setPointerCapture(event.pointerId);
+    // Left down, the pen would go on with this stroke.
+    this.#pen.down = false;
     this.#begin(this.#point(event));
+    this.#pointer = event.pointerId;
   }
 
   #move(event) {
-    if (!this.#canvas.hasPointerCapture(event.pointerId) || this.#strokes.length === 0) return;
+    if (event.pointerId !== this.#pointer) return;
     // All points since the last frame, where the browser tells.
     const events = event.getCoalescedEvents?.() ?? [];
     for (const e of events.length ? events : [event]) this.#strokes.at(-1).push(this.#point(e));
     this.#change();
+  }
+
+  #up(event) {
+    if (event.pointerId === this.#pointer) this.#pointer = null;
   }
 
   #point(event) {
@@ -142,12 +151,22 @@ export class Pad {
     this.#change();
   }
 
-  /** Ends a digit in the making, and frees the image: a bitmap holds its memory until it is collected. */
+  /**
+   * Ends a digit in the making and the pointer's stroke, and frees the image: a bitmap holds its memory until it is
+   * collected.
+   */
   #begins() {
-    this.#drawing = null;
+    this.#drawing = this.#pointer = null;
     this.#image?.close();
     this.#image = null;
     this.#begun();
+  }
+
+  /** Lowers or lifts the keyboard's pen. */
+  #toggle() {
+    this.#pen.down = !this.#pen.down;
+    if (this.#pen.down) this.#begin({ x: this.#pen.x, y: this.#pen.y });
+    else this.redraw();
   }
 
   #key(event) {
@@ -159,9 +178,7 @@ export class Pad {
       if (this.#pen.down) this.#strokes.at(-1).push({ x: this.#pen.x, y: this.#pen.y });
       this.#change();
     } else if (event.key === " ") {
-      this.#pen.down = !this.#pen.down;
-      if (this.#pen.down) this.#begin({ x: this.#pen.x, y: this.#pen.y });
-      else this.redraw();
+      if (!event.repeat) this.#toggle();
     } else if (event.key === "Delete" || event.key === "Backspace") {
       this.clear();
     } else if (/^[0-9]$/.test(event.key)) {

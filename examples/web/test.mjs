@@ -101,6 +101,12 @@ async function open(browser, file) {
   await browser.send("DOM.setFileInputFiles", { nodeId, files: [here(`../classify/samples/${file}`)] });
 }
 
+/** Drops on the page what is not a file. */
+async function dropText(browser) {
+  const data = { items: [{ mimeType: "text/plain", data: "7" }], dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"]) await browser.send("Input.dispatchDragEvent", { type, x: 200, y: 400, data });
+}
+
 /** Moves the slider, of 0 to 100, and gives what the page then shows. */
 async function beta(browser, position) {
   return browser.value(`(() => {
@@ -266,6 +272,37 @@ test("a browser without SIMD is told so", () =>
       assert.match(await text(browser, "trouble"), /no SIMD/);
     },
     { before: "WebAssembly.validate = () => false;" },
+  ));
+
+test("that the page cannot be loaded stays told", () =>
+  onPage(
+    async (browser) => {
+      const told = async () => {
+        assert.equal(await browser.value("document.getElementById('trouble').hidden"), false);
+        assert.match(await text(browser, "trouble"), /^softpool.wasm cannot be loaded/);
+      };
+      await browser.until("document.getElementById('trouble')?.hidden === false");
+      await told();
+      await press(browser, "clear");
+      await told();
+      await browser.value("document.getElementById('map-2').click()");
+      await told();
+      await dropText(browser);
+      await told();
+      await open(browser, "expected.txt");
+      await browser.until("globalThis.refused");
+      await frames(browser);
+      await told();
+      assert.deepEqual(browser.complaints, []);
+    },
+    {
+      before: `
+        globalThis.fetch = () => Promise.reject(new Error());
+        globalThis.createImageBitmap = () => {
+          globalThis.refused = true;
+          return Promise.reject(new Error());
+        };`,
+    },
   ));
 
 test("it fits a wide window, a dark one and a phone", () =>

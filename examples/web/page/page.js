@@ -19,6 +19,8 @@ let reading;
 let channel = 0;
 let scheduled = false;
 let lens;
+/** That the page cannot be loaded has been told. */
+let failed = false;
 
 const pad = new Pad($("pad"), schedule, forgive);
 
@@ -41,14 +43,21 @@ function guard(work) {
   }
 }
 
+/** That the page cannot be loaded stays told: whatever else is wrong comes of it, or matters less. */
 function trouble(error) {
+  if (failed) return;
   $("trouble").textContent = error.message;
   $("trouble").hidden = false;
 }
 
-/** What was wrong with an earlier drawing or file; that the page cannot read at all stays. */
+function fail(error) {
+  trouble(error);
+  failed = true;
+}
+
+/** What was wrong with an earlier drawing or file is no longer. */
 function forgive() {
-  if (pooling) $("trouble").hidden = true;
+  if (!failed) $("trouble").hidden = true;
 }
 
 function update() {
@@ -120,7 +129,7 @@ function buildGrid() {
     $(`map-${i}`).parentElement.addEventListener("click", () => {
       choose(i);
       lens.forget();
-      guard(showLens);
+      if (reading) guard(showLens);
     });
   }
 }
@@ -181,4 +190,4 @@ load().then((loaded) => {
   document.documentElement.dataset.ready = "yes";
   if (pad.empty) pad.draw(3);
   else schedule();
-}, trouble);
+}, fail);

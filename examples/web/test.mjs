@@ -253,6 +253,17 @@ test("an image is read, and freed", () =>
     assert.deepEqual(browser.complaints, []);
   }));
 
+test("what is dropped and is no file is told of", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    await dropText(browser);
+    await browser.until("!document.getElementById('trouble').hidden");
+    assert.match(await text(browser, "trouble"), /no file/);
+    await press(browser, "clear");
+    assert.equal(await browser.value("document.getElementById('trouble').hidden"), true);
+    assert.deepEqual(browser.complaints, []);
+  }));
+
 test("weights and pooled map change with β, from the average to the maximum", () =>
   onPage(async (browser) => {
     await ready(browser);

@@ -153,13 +153,18 @@ function buildTools() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     $("pad").parentElement.classList.remove("drop");
-    open(event.dataTransfer.files[0]);
+    drop(event.dataTransfer.files);
   });
   $("beta").addEventListener("input", () => reading && guard(showLens));
   $("kernels").addEventListener("change", () => {
     lens.forget();
     if (reading) guard(showMaps);
   });
+}
+
+function drop([file]) {
+  if (file) open(file);
+  else trouble(new Error("What was dropped is no file. An image of another page has to be saved first, then opened."));
 }
 
 async function open(file) {

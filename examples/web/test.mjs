@@ -253,6 +253,87 @@ test("an image is read, and freed", () =>
     assert.deepEqual(browser.complaints, []);
   }));
 
+/** Holds paper.jpg, once decoded, until `release()`; counts the images that are freed. */
+const LATE = `(() => {
+  const create = createImageBitmap;
+  globalThis.createImageBitmap = async (source, ...options) => {
+    const image = await create(source, ...options);
+    if (source.name === "paper.jpg") await new Promise((resolve) => (globalThis.release = resolve));
+    return image;
+  };
+  const close = ImageBitmap.prototype.close;
+  globalThis.freed = 0;
+  ImageBitmap.prototype.close = function () {
+    freed++;
+    close.call(this);
+  };
+})()`;
+
+test("an image that is decoded late does not replace what came after it", () =>
+  onPage(
+    async (browser) => {
+      await ready(browser);
+      for (const { next, read } of [
+        { next: () => open(browser, "digit-7.png"), read: "It reads a 7." },
+        { next: () => drag(browser, line([0.5, 0.15], [0.5, 0.85])), read: "It reads a 1." },
+        { next: () => press(browser, "clear"), read: "Nothing yet." },
+      ]) {
+        await press(browser, "clear");
+        await browser.until("document.getElementById('answer').textContent === 'Nothing yet.'");
+        await browser.value("freed = 0, delete globalThis.release");
+        await open(browser, "paper.jpg");
+        await browser.until("globalThis.release");
+        await next();
+        await browser.until(`document.getElementById("answer").textContent === "${read}"`);
+        await browser.value("release()");
+        await frames(browser);
+        assert.equal(await text(browser, "answer"), read);
+        assert.equal(await browser.value("freed"), 1);
+      }
+      assert.deepEqual(browser.complaints, []);
+    },
+    { before: LATE },
+  ));
+
+test("an image that cannot be opened is not told of after the next drawing", () =>
+  onPage(async (browser) => {
+    await ready(browser);
+    await browser.value(`globalThis.createImageBitmap = () => new Promise((_, reject) => (globalThis.refuse = reject))`);
+    await open(browser, "expected.txt");
+    await browser.until("globalThis.refuse");
+    await press(browser, "clear");
+    await browser.value("refuse(new Error())");
+    assert.equal(await browser.value("document.getElementById('trouble').hidden"), true);
+  }));
+
+test("of a large image, no more is kept than is shown", () =>
+  onPage(
+    async (browser) => {
+      await ready(browser);
+      await browser.value(`(async () => {
+        const canvas = Object.assign(document.createElement("canvas"), { width: 3000, height: 2000 });
+        const context = canvas.getContext("2d");
+        context.fillStyle = "white";
+        context.fillRect(0, 0, 3000, 2000);
+        context.fillStyle = "black";
+        context.fillRect(1400, 200, 200, 1600);
+        const file = new File([await new Promise((resolve) => canvas.toBlob(resolve))], "large.png");
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(file);
+        dispatchEvent(new DragEvent("drop", { dataTransfer }));
+      })()`);
+      await browser.until("document.getElementById('answer').textContent === 'It reads a 1.'");
+      assert.equal(await browser.value("freed"), 1);
+      // White from side to side; above and below it, nothing.
+      const paper = (y) => browser.value(`[...document.getElementById("pad").getContext("2d").getImageData(10, ${y}, 1, 1).data].slice(0, 3)`);
+      assert.deepEqual(await paper(280), [255, 255, 255]);
+      assert.notDeepEqual(await paper(85), [255, 255, 255]);
+      assert.deepEqual(await paper(100), [255, 255, 255]);
+      assert.deepEqual(browser.complaints, []);
+    },
+    { before: LATE },
+  ));
+
 test("what is dropped and is no file is told of", () =>
   onPage(async (browser) => {
     await ready(browser);
@@ -313,6 +394,32 @@ test("that the page cannot be loaded stays told", () =>
           globalThis.refused = true;
           return Promise.reject(new Error());
         };`,
+    },
+  ));
+
+test("a page that is still loading can be used", () =>
+  onPage(
+    async (browser) => {
+      await browser.until("globalThis.load");
+      await browser.until("document.getElementById('map-2')");
+      await browser.value("document.getElementById('map-2').click()");
+      assert.equal(await browser.value("document.getElementById('trouble').hidden"), true);
+      // An image that is still being decoded is not replaced by the digit that the page draws first.
+      await open(browser, "paper.jpg");
+      await browser.until("globalThis.release");
+      await browser.value("load()");
+      await ready(browser);
+      await frames(browser);
+      await browser.value("release()");
+      await browser.until("document.getElementById('answer').textContent === 'It reads a 5.'");
+      await frames(browser);
+      assert.equal(await text(browser, "answer"), "It reads a 5.");
+      assert.deepEqual(browser.complaints, []);
+    },
+    {
+      before: `${LATE};
+        const get = fetch;
+        globalThis.fetch = (...given) => new Promise((resolve) => (globalThis.load = resolve)).then(() => get(...given));`,
     },
   ));
 

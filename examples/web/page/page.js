@@ -21,8 +21,10 @@ let scheduled = false;
 let lens;
 /** That the page cannot be loaded has been told. */
 let failed = false;
+/** The file that is being decoded: null where none is, or where what is drawn since has taken its place. */
+let opening = null;
 
-const pad = new Pad($("pad"), schedule, forgive);
+const pad = new Pad($("pad"), schedule, begin);
 
 /** Reads at most once a frame. */
 function schedule() {
@@ -58,6 +60,11 @@ function fail(error) {
 /** What was wrong with an earlier drawing or file is no longer. */
 function forgive() {
   if (!failed) $("trouble").hidden = true;
+}
+
+function begin() {
+  opening = null;
+  forgive();
 }
 
 function update() {
@@ -167,13 +174,32 @@ function drop([file]) {
   else trouble(new Error("What was dropped is no file. An image of another page has to be saved first, then opened."));
 }
 
+/** Shows an image, unless something else was begun while it was decoded. */
 async function open(file) {
   if (!file) return;
-  forgive();
-  try {
-    pad.show(await createImageBitmap(file));
-  } catch {
+  begin();
+  opening = file;
+  const image = await decode(file).catch(() => null);
+  if (opening !== file) {
+    image?.close();
+  } else if (image) {
+    pad.show(image);
+  } else {
+    opening = null;
     trouble(new Error(`${file.name} is no image that this browser can open.`));
+  }
+}
+
+/** An image as large as the drawing area at most: a photo's would take many times its memory. */
+async function decode(file) {
+  const whole = await createImageBitmap(file);
+  const scale = $("pad").width / Math.max(whole.width, whole.height);
+  if (scale >= 1) return whole;
+  const [resizeWidth, resizeHeight] = [whole.width, whole.height].map((size) => Math.max(Math.round(size * scale), 1));
+  try {
+    return await createImageBitmap(whole, { resizeWidth, resizeHeight, resizeQuality: "high" });
+  } finally {
+    whole.close();
   }
 }
 
@@ -193,6 +219,6 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", takeTheme)
 load().then((loaded) => {
   pooling = loaded;
   document.documentElement.dataset.ready = "yes";
-  if (pad.empty) pad.draw(3);
+  if (pad.empty && !opening) pad.draw(3);
   else schedule();
 }, fail);

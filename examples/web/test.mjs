@@ -345,6 +345,71 @@ test("what is dropped and is no file is told of", () =>
     assert.deepEqual(browser.complaints, []);
   }));
 
+/** Timers run when `tick()` says so; texts that a screen reader would say are in `said`. */
+const LISTEN = `
+  globalThis.timers = new Map();
+  globalThis.setTimeout = (work) => {
+    globalThis.timed = (globalThis.timed ?? 0) + 1;
+    timers.set(timed, work);
+    return timed;
+  };
+  globalThis.clearTimeout = (timer) => timers.delete(timer);
+  globalThis.tick = () => {
+    const due = [...timers.values()];
+    timers.clear();
+    due.forEach((work) => work());
+  };
+  globalThis.said = [];
+  addEventListener("DOMContentLoaded", () => {
+    const live = "output, [role=status], [role=alert], [aria-live=polite], [aria-live=assertive]";
+    new MutationObserver((changes) => {
+      for (const { target } of changes) {
+        const region = (target.closest ? target : target.parentElement).closest(live);
+        if (region) said.push(region.textContent);
+      }
+    }).observe(document.body, { subtree: true, childList: true, characterData: true });
+  });
+`;
+
+/** What is said when timers run, of what happened since the last time. */
+async function said(browser) {
+  await browser.value("tick()");
+  return browser.value("said.splice(0)");
+}
+
+test("the answer is said once, when the drawing rests", () =>
+  onPage(
+    async (browser) => {
+      await ready(browser);
+      await press(browser, "clear");
+      await browser.until("document.getElementById('answer').textContent === 'Nothing yet.'");
+      await said(browser);
+      await drag(browser, line([0.5, 0.15], [0.5, 0.85]));
+      await browser.until("document.getElementById('answer').textContent === 'It reads a 1.'");
+      assert.deepEqual(await browser.value("said"), []);
+      assert.deepEqual(await said(browser), ["It reads a 1."]);
+      // The same answer again is no news.
+      await drag(browser, line([0.5, 0.15], [0.5, 0.85]));
+      await frames(browser);
+      assert.deepEqual(await said(browser), []);
+    },
+    { before: LISTEN },
+  ));
+
+test("a window that arrow keys choose is said", () =>
+  onPage(
+    async (browser) => {
+      await ready(browser);
+      await browser.until("document.getElementById('answer').textContent === 'It reads a 3.'");
+      await said(browser);
+      await keys(browser, "lens-map", [...Array(7).fill("ArrowUp"), ...Array(7).fill("ArrowLeft"), "ArrowDown", "ArrowRight", "ArrowRight"]);
+      const [window, ...more] = (await said(browser)).filter((text) => !text.startsWith("It reads"));
+      assert.match(window, /^Row 2, column 3: Average [\d.]+, SoftPool [\d.]+, maximum [\d.]+; the heaviest cell has \d+ % of the weight\.$/);
+      assert.deepEqual(more, []);
+    },
+    { before: LISTEN },
+  ));
+
 test("weights and pooled map change with β, from the average to the maximum", () =>
   onPage(async (browser) => {
     await ready(browser);

@@ -2,6 +2,7 @@
 
 import { paintWindows, style } from "./paint.js";
 import { SIZE } from "./pooling.js";
+import { say } from "./say.js";
 
 const $ = (id) => document.getElementById(id);
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
@@ -44,6 +45,14 @@ export class Lens {
     const { row, column } = this.#window();
     const [down, right] = ARROWS[event.key];
     this.#choose(Math.min(Math.max(row + down, 0), last), Math.min(Math.max(column + right, 0), last));
+    this.#say();
+  }
+
+  /** To those who choose by keys; the text below changes with every frame of a drawing, too often to be said. */
+  #say() {
+    const { row, column } = this.#chosen;
+    const numbers = $("window-numbers").textContent.replace(/\s+/g, " ");
+    say($("window-said"), `Row ${row + 1}, column ${column + 1}: ${numbers}`);
   }
 
   #choose(row, column) {
@@ -104,7 +113,8 @@ export class Lens {
     const number = (x) => x.toFixed(3);
     const share = (100 * Math.max(...weights)).toFixed(0);
     $("line-text").innerHTML = `The framed window: each disc is one of its ${cells.length} cells, placed by activation, as large as its weight.
-      <span class="average">Average <b>${number(average)}</b></span>, <span class="soft">SoftPool <b id="soft-value">${number(soft)}</b></span>,
-      <span class="max">maximum <b id="max-value">${number(max)}</b></span>; the heaviest cell has ${share} % of the weight.`;
+      <span id="window-numbers"><span class="average">Average <b>${number(average)}</b></span>,
+      <span class="soft">SoftPool <b id="soft-value">${number(soft)}</b></span>,
+      <span class="max">maximum <b id="max-value">${number(max)}</b></span>; the heaviest cell has ${share} % of the weight.</span>`;
   }
 }

@@ -4,6 +4,7 @@ import { Lens } from "./lens.js";
 import { Pad } from "./pad.js";
 import { paint, takeColours } from "./paint.js";
 import { CHANNELS, load } from "./pooling.js";
+import { say } from "./say.js";
 
 const $ = (id) => document.getElementById(id);
 const ROWS = [
@@ -86,6 +87,7 @@ function showAnswer(time) {
   });
   paint($("ink"), ink, 1);
   $("answer").textContent = pad.empty ? "Nothing yet." : `It reads a ${best}.`;
+  say($("answer-said"), $("answer").textContent);
   $("time").textContent = pad.empty ? "" : `Preparing the image and all layers took ${time.toFixed(1)} ms.`;
 }
 

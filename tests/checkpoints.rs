@@ -87,11 +87,28 @@ fn modules_have_the_names_of_their_state_dict() -> Result<()> {
 }
 
 #[test]
-fn sparse_tensors_are_named() {
-    for name in ["sparse.pth", "sparse_rows.pth"] {
+fn tensors_of_other_kinds_are_named() {
+    for (name, problem) in [
+        (
+            "sparse.pth",
+            "sparse: save it dense, as to_dense() makes it",
+        ),
+        (
+            "sparse_rows.pth",
+            "sparse: save it dense, as to_dense() makes it",
+        ),
+        (
+            "quantised.pth",
+            "quantised: save it as dequantize() makes it",
+        ),
+        (
+            "meta.pth",
+            "of a kind that is not read: torch._utils._rebuild_meta_tensor_no_storage",
+        ),
+    ] {
         let error = Weights::open(fixture(name)).err().unwrap().to_string();
-        let problem = "tensor \"fc.weight\" is sparse: save it dense, as to_dense() makes it";
-        assert!(error.contains(problem), "{error}");
+        let problem = format!("tensor \"fc.weight\" is {problem}");
+        assert!(error.contains(&problem), "{error}");
     }
 }
 

@@ -40,8 +40,8 @@ const DENSE: [&str; 3] = [
     "_rebuild_tensor_v2",
     "_rebuild_tensor_v3",
 ];
-/// What the names of those begin with that rebuild sparse ones.
-const SPARSE: &str = "_rebuild_sparse";
+/// What the names of all those begin with that rebuild tensors, of whatever kind.
+const REBUILD: &str = "_rebuild_";
 
 pub(super) trait Source: Read + Seek + Send {}
 impl<T: Read + Seek + Send> Source for T {}
@@ -159,18 +159,33 @@ fn tensors(pickle: &Pickle) -> Result<HashMap<String, Layout>> {
     let mut tensors = HashMap::new();
     for (name, tensor) in largest(pickle)? {
         let Some(layout) = Layout::read(pickle, tensor) else {
-            match rebuilt(pickle, tensor) {
-                Some((function, _)) if function.starts_with(SPARSE) => {
-                    bail!("tensor {name:?} is sparse: save it dense, as to_dense() makes it")
-                }
-                _ => bail!("tensor {name:?} is malformed"),
-            }
+            let function = rebuilt(pickle, tensor).map(|(function, _)| function);
+            bail!("tensor {name:?} is {}", fault(function));
         };
         if tensors.insert(name.clone(), layout).is_some() {
             bail!("a second tensor {name:?}");
         }
     }
     Ok(tensors)
+}
+
+/// What is wrong with a tensor that cannot be read, by the function that rebuilds it.
+fn fault(function: Option<&str>) -> String {
+    let readable = |kind: &str| {
+        ["tensor", "parameter", "from_type"]
+            .iter()
+            .any(|known| kind.starts_with(known))
+    };
+    match function.and_then(|name| name.strip_prefix(REBUILD)) {
+        Some(kind) if kind.starts_with("sparse") => {
+            "sparse: save it dense, as to_dense() makes it".into()
+        }
+        Some("qtensor") => "quantised: save it as dequantize() makes it".into(),
+        Some(kind) if !readable(kind) => {
+            format!("of a kind that is not read: torch._utils.{REBUILD}{kind}")
+        }
+        _ => "malformed".into(),
+    }
 }
 
 /// Of every table and module that can be reached, the outer before the inner, the names and tensors of the one that has most.
@@ -384,9 +399,7 @@ fn rebuilt(pickle: &Pickle, tensor: Id) -> Option<(&str, Id)> {
                 (Some(c), Some(a)) => (callable, arguments) = (c, a),
                 _ => return found,
             },
-            ("torch._utils", _) if DENSE.contains(&function) || function.starts_with(SPARSE) => {
-                return found
-            }
+            ("torch._utils", _) if function.starts_with(REBUILD) => return found,
             _ => return None,
         }
     }
@@ -396,8 +409,10 @@ fn rebuilt(pickle: &Pickle, tensor: Id) -> Option<(&str, Id)> {
 impl Layout {
     /// `None` for a tensor that is not as PyTorch writes it, or has numbers outside its block.
     fn read(pickle: &Pickle, tensor: Id) -> Option<Self> {
-        let (_, arguments) = rebuilt(pickle, tensor)?;
-        let arguments = pickle.tuple(arguments)?;
+        let (function, arguments) = rebuilt(pickle, tensor)?;
+        let arguments = pickle
+            .tuple(arguments)
+            .filter(|_| DENSE.contains(&function))?;
         let [block, offset, sizes, strides, ..] = *arguments else {
             return None;
         };

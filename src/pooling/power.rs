@@ -6,6 +6,9 @@ use crate::geometry::IntoSize;
 use crate::op::Pool;
 use candle_core::{bail, Module, Result, Tensor};
 
+/// The root of a lower power would magnify f32's rounding more than a hundred times.
+const LEAST_POWER: f64 = 0.01;
+
 /// Power-average (Lp) pooling over `D` dimensions, a candle [`Module`]: `y = (Σ |x|^p / n)^(1/p)` over each window's
 /// `n` cells, or without the division with [`Self::sum`].
 ///
@@ -36,8 +39,8 @@ use candle_core::{bail, Module, Result, Tensor};
 ///
 /// # Errors
 ///
-/// `forward` gives an error that names the layer, the value and what is allowed for: a p that is not finite or not
-/// above 0, a kernel, stride or spatial size of 0, a kernel larger than the padded input (in ceil mode, larger by a
+/// `forward` gives an error that names the layer, the value and what is allowed for: a p that is not finite or
+/// below 0.01, a kernel, stride or spatial size of 0, a kernel larger than the padded input (in ceil mode, larger by a
 /// stride or more), a padding of more than half the kernel, an input of another rank or dtype.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LpPool<const D: usize> {
@@ -87,8 +90,11 @@ impl<const D: usize> LpPool<D> {
 impl<const D: usize> Module for LpPool<D> {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let p = self.p;
-        if !(p.is_finite() && p > 0.0) {
-            bail!("{}: p is {p}, expected a finite number above 0", Self::NAME);
+        if !(p.is_finite() && p >= LEAST_POWER) {
+            bail!(
+                "{}: p is {p}, expected a finite number from {LEAST_POWER} on",
+                Self::NAME
+            );
         }
         let geometry = self.windows.geometry(Self::NAME, xs)?;
         let &Self {

@@ -120,6 +120,9 @@ fn encode_all(
     Ok(())
 }
 
+/// What memory of a block is a multiple of.
+const LEAST_SHARED_BYTES: usize = 16;
+
 /// The arguments of all kernels of the file; candle keeps account of what is read and written.
 fn encode(
     encoder: &ComputeCommandEncoder,
@@ -134,7 +137,8 @@ fn encode(
     encoder.set_input_buffer(2, Some(grad.buffer), grad.offset_in_bytes);
     encoder.set_output_buffer(3, Some(output), 0);
     encoder.set_output_buffer(4, Some(scratch), 0);
-    encoder.set_threadgroup_memory_length(0, launch.shared_bytes(dtype));
+    // All kernels have the argument, and a length of 0 would leave it out.
+    encoder.set_threadgroup_memory_length(0, launch.shared_bytes(dtype).max(LEAST_SHARED_BYTES));
     // A kernel with many registers may allow fewer threads, of which each then takes more items; a power of two, as teams
     // are, and no more of a team have a row than there are.
     let threads = pipeline.max_total_threads_per_threadgroup();

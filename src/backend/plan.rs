@@ -18,14 +18,16 @@ const FEW_WINDOWS: usize = 1 << 11;
 /// Bytes of shared memory that a tile takes, of 32 KiB that every GPU has; those with f64 have 48.
 const TILE_BYTES: usize = 30 << 10;
 const LARGE_TILE_BYTES: usize = 46 << 10;
-/// Rows that a tile has at least, and columns at most.
+/// Rows that a tile has at least, where there are so many, and the most that these have together.
 const LEAST_ROWS: usize = 8;
-const MOST_COLUMNS: usize = 64;
+const LARGEST_STRIP: usize = 512;
 /// What a tile has at least, and at most.
 const LEAST_TILE: usize = 100;
 const LARGEST_TILE: usize = 2048;
-/// Windows of so many cells are pooled in tiles.
+/// Windows of so many cells are pooled in tiles, if they have no more rows or columns than can be added up one after the
+/// other.
 const TILED_CELLS: usize = 9;
+const SERIAL_TERMS: usize = 256;
 
 /// A pooling method, as kernels are named after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -412,9 +414,10 @@ impl Tile {
                 .checked_mul(2)
         };
         let fits = |rows, columns| shared(rows, columns).is_some_and(|n| n <= numbers);
-        let widest = (1..=columns.min(MOST_COLUMNS))
+        let least = LEAST_ROWS.min(rows);
+        let widest = (1..=columns.min(LARGEST_STRIP / least))
             .rev()
-            .find(|&n| fits(LEAST_ROWS.min(rows), n))?;
+            .find(|&n| fits(least, n))?;
         let columns = even(columns, widest);
         let highest = (1..=rows)
             .take_while(|&n| fits(n, columns) && n * columns <= LARGEST_TILE)
@@ -574,7 +577,8 @@ impl Pass {
         let regular = !height.adaptive && !width.adaptive && flat && !folded && !self.disjoint();
         let sizes = [height.kernel, width.kernel];
         let many = sizes[0].saturating_mul(sizes[1]) >= TILED_CELLS;
-        if self.rule != Rule::SoftPool || !regular || !many {
+        let few = sizes[0].max(sizes[1]) <= SERIAL_TERMS;
+        if self.rule != Rule::SoftPool || !regular || !many || !few {
             return false;
         }
         // The step of a single window leads nowhere.
@@ -811,6 +815,31 @@ mod tests {
                 assert!(launch.shared_bytes(dtype) <= most);
             }
         }
+    }
+
+    /// Of one row as of many: gradients there would otherwise take a visit to each window of each cell.
+    #[test]
+    fn windows_of_a_long_row_are_pooled_in_tiles() {
+        let windows = Windows::Sliding {
+            kernel: [31],
+            stride: [1],
+            padding: [15],
+            ceil_mode: false,
+        };
+        let dims = [4, 64, 16_000];
+        let geometry = Geometry::new("SoftPool1d", &windows, &dims).unwrap();
+        let layout = Layout::contiguous(Shape::from(&dims));
+        let layouts = Layouts {
+            input: &layout,
+            logits: None,
+            grad: Some(&layout),
+        };
+        let dtype = DType::F32;
+        let plan = forward(dtype, layouts, &geometry, SOFT_POOL).unwrap();
+        assert_eq!(kernels(&plan), [Kernel::ForwardTile]);
+        let plan = backward(dtype, layouts, &geometry, SOFT_POOL, Gradient::Paper).unwrap();
+        let tiles = [Kernel::StatisticsTile, Kernel::GatherTile];
+        assert_eq!(kernels(&plan), tiles);
     }
 
     #[test]

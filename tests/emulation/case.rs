@@ -92,6 +92,10 @@ fn axes() -> impl Strategy<Value = [Axis; 3]> {
         2 => ([axis(), axis(), axis()], 0usize..2)
             .prop_map(|(axes, p)| axes.map(|(n, _, o)| (n.max(3), [3, 2, p], o))),
         4 => (axis(), large_axis(), large_axis()).prop_map(|(d, h, w)| [d, h, w]),
+        // Of long rows, whose windows overlap.
+        1 => (200usize..400, 9usize..40, 1usize..3, 0usize..5).prop_map(|(n, k, s, p)| {
+            [(1, [1, 1, 0], 1), (1, [1, 1, 0], 1), (n, [k, s, p], n / 2)]
+        }),
         // Of one window, which several warps share.
         1 => [80usize..128, 80usize..128].prop_map(|[h, w]| [(1, [1, 1, 0], 1), (h, [h, h, 0], 1), (w, [w, w, 0], 1)]),
     ]

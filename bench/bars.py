@@ -58,7 +58,7 @@ def bars(results, threads):
     for pass_ in ["forward", "paper alone", "exact alone"]:
         name = f"softpool {pass_}"
         memory = [(r["turns"][name]["extra_bytes"] / 1e6 / threads, r["case"]["name"]) for r in plain if name in r["turns"]]
-        yield f"extra memory, {pass_}, MB a thread: under 1", memory, at_most(1)
+        yield f"extra memory of a call on new threads, {pass_}, MB a thread: under 1", memory, at_most(1)
     for pass_, what in [("forward", "forward"), ("paper alone", "backward (paper)"), ("exact alone", "backward (exact)")]:
         ours = f"softpool {pass_}"
         others = [

@@ -10,7 +10,7 @@ import shutil
 import statistics
 import time
 
-# As in benches/softpool: seconds that short calls are repeated for, and that threads are kept busy for before.
+# As in benches/softpool: seconds that calls are repeated for, and that threads are kept busy for before.
 TURN, WAKING = 20e-3, 5e-3
 
 
@@ -44,13 +44,13 @@ def imported(*names):
 
 
 class Turns:
-    """A first call as soon as all threads are awake, and those that a TURN holds, at most 100.
+    """A first call as soon as all threads are awake, and those that a TURN holds, at their median.
 
     `opened()` gives a context in which the function to call is to be had.
     """
 
     def __init__(self, opened, wake):
-        self.opened, self.wake, self.calls = opened, wake, None
+        self.opened, self.wake, self.warm = opened, wake, False
 
     def __call__(self):
         try:
@@ -61,14 +61,14 @@ class Turns:
             return {"error": f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"}
 
     def turn(self, function):
-        if self.calls is None:
+        if not self.warm:
+            self.warm = True
             once(function)
             first = seconds = once(function)
-            self.calls = int(min(max(TURN / seconds, 1), 100))
         else:
             self.wake()
             first = once(function)
-            seconds = statistics.median(once(function) for _ in range(self.calls))
+            seconds = repeated(function)
         return {"first": first, "seconds": seconds}
 
 
@@ -78,6 +78,15 @@ def once(function):
     seconds = time.perf_counter() - start
     del results
     return seconds
+
+
+def repeated(function):
+    """The median of as many calls as a TURN holds, at least one."""
+    end = time.perf_counter() + TURN
+    seconds = [once(function)]
+    while time.perf_counter() < end:
+        seconds.append(once(function))
+    return statistics.median(seconds)
 
 
 def planes(case):

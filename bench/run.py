@@ -4,7 +4,8 @@
 Builds and drives `benches/softpool`, which times SoftPool, candle and a copy of the input, and times PyTorch (eager, with
 channels last, compiled) and ONNX Runtime here, where Python has them (peers.py). In every round each contender takes one
 turn, in another order every round: its threads are woken, it makes a first call, and then as many as 20 ms hold, of
-which the median counts. Ratios are medians of the rounds' ratios. On Linux, freed memory stays with each process. In
+which the median counts; results are freed outside the time of a call. Extra memory is that of one call on new threads,
+their scratch memory included. Ratios are medians of the rounds' ratios. On Linux, freed memory stays with each process. In
 f16 and bf16 SoftPool is timed beside itself in f32 alone. Writes the times as JSON, draws a chart, and prints a table of
 bars: what is wanted, what was measured, and whether that is met; a run of some shapes or dtypes leaves the committed times
 and chart alone, and writes only what --json and --svg name. Run it on a machine that does nothing else; it takes about
@@ -147,8 +148,6 @@ def measure(contenders, rounds):
                 sample = turn()
                 for calls in ["seconds", "first"]:
                     turns[name][calls].append(sample[calls])
-                if sample.get("extra_bytes") is not None:
-                    turns[name]["extra_bytes"] = sample["extra_bytes"]
     return turns
 
 

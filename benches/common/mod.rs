@@ -2,48 +2,59 @@
 
 pub mod memory;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Error, Result, Tensor};
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[global_allocator]
 static MEMORY: memory::Counter = memory::Counter::new();
 
-/// Seconds that a measurement takes at least: the first of several short runs finds caches cold and threads asleep.
-const LEAST_SECONDS: f64 = 5e-3;
-
-/// What one run took.
-#[derive(Clone, Copy)]
-pub struct Sample {
-    pub seconds: f64,
-    /// The peak of the bytes allocated on the host beyond those of the inputs and the results.
-    pub extra: usize,
-}
-
-/// Runs `f`, whose results are new tensors, until the device is done with it; if that is short, the mean of several runs.
-pub fn timed(device: &Device, f: impl Fn() -> Result<Vec<Tensor>>) -> Result<Sample> {
+/// Seconds of one call of `f`, whose results are new tensors, until the device is done; they are freed after that.
+pub fn once(device: &Device, f: impl Fn() -> Result<Vec<Tensor>>) -> Result<f64> {
     device.synchronize()?;
-    let before = MEMORY.start();
     let start = Instant::now();
     let results = black_box(f()?);
     device.synchronize()?;
-    let mut seconds = start.elapsed().as_secs_f64();
-    let bytes: usize = results
-        .iter()
-        .map(|t| t.elem_count() * t.dtype().size_in_bytes())
-        .sum();
-    let extra = MEMORY.peak().saturating_sub(before + bytes);
+    let seconds = start.elapsed().as_secs_f64();
     drop(results);
-    if seconds < LEAST_SECONDS {
-        let runs = (LEAST_SECONDS / seconds).ceil();
-        let start = Instant::now();
-        for _ in 0..runs as usize {
-            black_box(f()?);
-        }
-        device.synchronize()?;
-        seconds = start.elapsed().as_secs_f64() / runs;
+    Ok(seconds)
+}
+
+/// The median of as many calls as so many seconds hold, at least one.
+pub fn repeated(device: &Device, seconds: f64, f: impl Fn() -> Result<Vec<Tensor>>) -> Result<f64> {
+    let start = Instant::now();
+    let mut calls = vec![once(device, &f)?];
+    while start.elapsed().as_secs_f64() < seconds {
+        calls.push(once(device, &f)?);
     }
-    Ok(Sample { seconds, extra })
+    Ok(median(calls).unwrap_or(f64::NAN))
+}
+
+/// The most bytes that a call allocates on the host at once beyond those of its results. It runs on threads that are new,
+/// so that the scratch memory counts that threads keep for their next call.
+pub fn extra_memory(f: impl Fn() -> Result<Vec<Tensor>> + Sync) -> Result<usize> {
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(rayon::current_num_threads())
+        .build()
+        .map_err(Error::wrap)?;
+    threads.install(|| {
+        wake();
+        let before = MEMORY.start();
+        let results = black_box(f()?);
+        let bytes: usize = results
+            .iter()
+            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
+            .sum();
+        Ok(MEMORY.peak().saturating_sub(before + bytes))
+    })
+}
+
+const WAKING: Duration = Duration::from_millis(5);
+
+/// Keeps all threads busy for long enough that each has a processor of its own, and touches no memory.
+pub fn wake() {
+    let start = Instant::now();
+    rayon::broadcast(|_| while start.elapsed() < WAKING {});
 }
 
 /// The middle value, `None` of none.

@@ -11,13 +11,14 @@ use candle_nn::{VarBuilder, VarMap};
 use candle_softpool::{Implementation, Pooling, PoolingMethod, SoftPool2d};
 use clap::Parser;
 use comfy_table::{presets::ASCII_MARKDOWN, Table};
-use common::{median, timed};
+use common::{extra_memory, median, once, repeated};
 use std::path::PathBuf;
 
 /// Time and peak memory of every pooling method, in f32, on the CPU, or on CUDA where built with that feature.
 ///
-/// Times are medians of rounds in which all methods take turns. Memory is the peak during a pass beyond its input and
-/// its results (the output; for the backward pass also the input's gradient), counted in host allocations.
+/// Times are medians of rounds in which all methods take turns, each a call or, if that is short, the median of those that
+/// 5 ms hold. Memory is the peak of host allocations during a pass on new threads beyond its input and its results (the
+/// output; of the backward pass the input's gradient): scratch memory, which threads keep for their next call, counts.
 #[derive(Parser)]
 struct Args {
     /// Rounds that the medians are of
@@ -42,7 +43,7 @@ const SHAPES: [([usize; 4], usize, usize); 4] = [
     ([8, 64, 28, 28], 2, 2),
 ];
 
-type Pass<'a> = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor> + 'a>;
+type Pass<'a> = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor> + Sync + 'a>;
 
 /// What is measured of one method at one shape; `None` where it cannot run.
 pub struct Cost {
@@ -107,6 +108,19 @@ fn methods<'a>(
     Ok(passes)
 }
 
+type Work<'a> = &'a (dyn Fn() -> candle_core::Result<Vec<Tensor>> + Sync);
+
+/// Seconds that calls are repeated for if one is shorter: the first finds caches cold and threads asleep.
+const LEAST_SECONDS: f64 = 5e-3;
+
+fn timed(device: &Device, work: Work) -> candle_core::Result<f64> {
+    let first = once(device, work)?;
+    match first < LEAST_SECONDS {
+        true => repeated(device, LEAST_SECONDS, work),
+        false => Ok(first),
+    }
+}
+
 fn measure(
     args: &Args,
     device: &Device,
@@ -123,24 +137,28 @@ fn measure(
     let mut peaks = vec![(0, 0); passes.len()];
     for round in 0..=args.rounds {
         for (i, (_, pass)) in passes.iter().enumerate() {
-            let forward = timed(device, || Ok(vec![pass(&plain)?]));
-            let backward = timed(device, || {
+            let forward = || Ok(vec![pass(&plain)?]);
+            let backward = || {
                 let grads = pass(&xs)?.sum_all()?.backward()?;
                 let grad = grads.get(&xs).cloned();
                 Ok(vec![grad.ok_or_else(|| {
                     candle_core::Error::Msg("no gradient".into())
                 })?])
-            });
-            // The first round warms up, and measures memory.
+            };
             let (times, peaks) = (&mut times[i], &mut peaks[i]);
-            for (run, times, peak) in [
-                (forward, &mut times.0, &mut peaks.0),
-                (backward, &mut times.1, &mut peaks.1),
-            ] {
-                match run {
-                    Ok(sample) if round == 0 => *peak = sample.extra,
-                    Ok(sample) => times.push(sample.seconds),
-                    Err(_) => {}
+            let passes: [(Work, _, _); 2] = [
+                (&forward, &mut times.0, &mut peaks.0),
+                (&backward, &mut times.1, &mut peaks.1),
+            ];
+            for (work, times, peak) in passes {
+                // The first round measures memory, and warms up. What cannot run has no times.
+                if round == 0 {
+                    if device.is_cpu() {
+                        *peak = extra_memory(work).unwrap_or(0);
+                    }
+                    timed(device, work).ok();
+                } else if let Ok(seconds) = timed(device, work) {
+                    times.push(seconds);
                 }
             }
         }

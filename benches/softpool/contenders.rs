@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use std::sync::Mutex;
 
 /// Gives its results, so that they are freed outside the time taken.
-pub type Work = Box<dyn Fn() -> Result<Vec<Tensor>>>;
+pub type Work = Box<dyn Fn() -> Result<Vec<Tensor>> + Sync>;
 
 pub struct Contender {
     pub who: String,
@@ -210,7 +210,7 @@ fn forward(
     who: &str,
     xs: &Tensor,
     all: &mut Vec<Contender>,
-    pool: impl Fn(&Tensor) -> Result<Tensor> + 'static,
+    pool: impl Fn(&Tensor) -> Result<Tensor> + Sync + 'static,
 ) {
     let xs = xs.clone();
     all.push(Contender {
@@ -225,7 +225,7 @@ fn backward(
     gradient: Gradient,
     xs: &Tensor,
     all: &mut Vec<Contender>,
-    pool: impl Fn(&Tensor) -> Result<Tensor> + 'static,
+    pool: impl Fn(&Tensor) -> Result<Tensor> + Sync + 'static,
 ) -> Result<()> {
     let xs = Var::from_tensor(xs)?;
     all.push(Contender {
@@ -246,7 +246,7 @@ fn both(
     who: &str,
     xs: &Tensor,
     all: &mut Vec<Contender>,
-    pool: impl Fn(&Tensor) -> Result<Tensor> + Copy + 'static,
+    pool: impl Fn(&Tensor) -> Result<Tensor> + Copy + Sync + 'static,
 ) -> Result<()> {
     forward(who, xs, all, pool);
     backward(who, Gradient::Exact, xs, all, pool)

@@ -11,20 +11,20 @@ mod serve;
 use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
-use common::{median, timed, Sample};
+use common::{extra_memory, once, repeated, wake};
 use contenders::Contender;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::time::{Duration, Instant};
 
 /// Times SoftPool beside its peers on the CPU, all in one run.
 ///
 /// In every round all contenders take one turn each, in another order every round. A turn wakes all threads, makes a
-/// first call, and then as many as 20 ms hold, of which the median counts. Contenders that need over half a second take
-/// part in three rounds only. A ratio is the median of the rounds' ratios. On Linux, freed memory stays with the
+/// first call, and then as many as 20 ms hold, of which the median counts; results are freed outside the time of a call.
+/// Contenders that need over half a second take part in three rounds only. A ratio is the median of the rounds' ratios. On Linux, freed memory stays with the
 /// process, for all alike. `copy` copies the input's bytes into a buffer that was written before, in pieces of
 /// 256 KiB on all threads; every other contender allocates its results, as a call by a user does. A backward pass goes
 /// through candle's autograd, forward included, with ones as the output's gradient; `alone` is the backward kernel
-/// without autograd. Extra memory is the peak beyond inputs and results, counted in host allocations.
+/// without autograd. Extra memory is the peak of host allocations of one call beyond inputs and results, on new threads:
+/// scratch memory, which threads keep for their next call, counts.
 #[derive(Parser)]
 struct Args {
     /// Only the shapes whose name contains this, such as 112 or 3/2
@@ -38,7 +38,7 @@ struct Args {
     /// All processors' by default
     #[arg(long)]
     threads: Option<usize>,
-    /// Rounds that the medians are of, after two that warm up
+    /// Rounds that the medians are of, after the calls that warm up
     #[arg(long, default_value_t = 9)]
     rounds: usize,
     /// Time the first call of a turn, which finds in the caches what the one before left, not those that follow
@@ -114,8 +114,7 @@ fn main() -> Result<()> {
     for case in cases {
         let mut contenders = contenders::of(&case, args.dtype.into())?;
         contenders.retain(|c| wanted(&args.filter, c));
-        let (contenders, samples) = run(contenders, &args)?;
-        let rows = report::rows(&contenders, &samples);
+        let rows = report::rows(&run(contenders, &args)?);
         match args.json {
             true => report::print_json(&case.name, args.dtype.into(), &rows),
             false => report::print_table(&case.name, args.dtype.into(), &rows),
@@ -134,25 +133,38 @@ fn wanted(filter: &[String], contender: &Contender) -> bool {
 const SLOW: f64 = 0.5;
 const SLOW_ROUNDS: usize = 3;
 
-/// Seconds that short calls are repeated for.
+/// Seconds that calls are repeated for.
 const TURN: f64 = 20e-3;
-const WAKING: Duration = Duration::from_millis(5);
 
-/// What a turn took.
+/// What a turn took, in seconds.
 struct Turn {
-    first: Sample,
-    repeated: Sample,
+    first: f64,
+    repeated: f64,
 }
 
-/// The samples of every contender that can run, round by round; those of warming first.
-fn run(contenders: Vec<Contender>, args: &Args) -> Result<(Vec<Contender>, Vec<Vec<Sample>>)> {
-    let (mut able, mut samples) = (vec![], vec![]);
+/// What was measured before the turns.
+#[derive(Clone, Copy)]
+struct Warm {
+    seconds: f64,
+    extra: usize,
+}
+
+/// A contender that can run, and the seconds of its rounds.
+struct Measured {
+    contender: Contender,
+    warm: Warm,
+    rounds: Vec<f64>,
+}
+
+fn run(contenders: Vec<Contender>, args: &Args) -> Result<Vec<Measured>> {
+    let mut able = vec![];
     for contender in contenders {
         match contender.warm() {
-            Ok(sample) => {
-                samples.push(vec![sample]);
-                able.push(contender);
-            }
+            Ok(warm) => able.push(Measured {
+                contender,
+                warm,
+                rounds: vec![],
+            }),
             Err(error) => {
                 let line = error.to_string();
                 let line = line.lines().next().unwrap_or_default();
@@ -167,47 +179,37 @@ fn run(contenders: Vec<Contender>, args: &Args) -> Result<(Vec<Contender>, Vec<V
             BuildHasherDefault::<DefaultHasher>::default().hash_one((round, turn))
         });
         for i in turns {
-            let warm = samples[i][0];
-            if warm.seconds < SLOW || round < SLOW_ROUNDS {
-                let Turn { first, repeated } = able[i].turn(warm)?;
-                samples[i].push(if args.first { first } else { repeated });
+            let this = &mut able[i];
+            if this.warm.seconds < SLOW || round < SLOW_ROUNDS {
+                let Turn { first, repeated } = this.contender.turn()?;
+                this.rounds.push(if args.first { first } else { repeated });
             }
         }
     }
-    Ok((able, samples))
+    Ok(able)
 }
 
 impl Contender {
-    fn once(&self) -> candle_core::Result<Sample> {
-        timed(&Device::Cpu, &self.work)
+    fn once(&self) -> candle_core::Result<f64> {
+        once(&Device::Cpu, &self.work)
     }
 
-    /// Starts threads and touches memory first, and measures memory.
-    fn warm(&self) -> candle_core::Result<Sample> {
-        let first = self.once()?;
-        match first.seconds < SLOW {
-            true => self.once(),
-            false => Ok(first),
+    /// Measures memory, then starts threads and touches memory.
+    fn warm(&self) -> candle_core::Result<Warm> {
+        let extra = extra_memory(&self.work)?;
+        let mut seconds = self.once()?;
+        if seconds < SLOW {
+            seconds = self.once()?;
         }
+        Ok(Warm { seconds, extra })
     }
 
-    /// A call as soon as all threads are awake, and those that a [`TURN`] holds, at most 100, at their median.
-    fn turn(&self, warm: Sample) -> candle_core::Result<Turn> {
+    /// One call as soon as all threads are awake, and the median of those that a [`TURN`] holds.
+    fn turn(&self) -> candle_core::Result<Turn> {
         wake();
-        let first = self.once()?;
-        let calls = (TURN / warm.seconds).clamp(1.0, 100.0) as usize;
-        let samples = (0..calls).map(|_| self.once());
-        let samples = samples.collect::<candle_core::Result<Vec<_>>>()?;
-        let repeated = Sample {
-            seconds: median(samples.iter().map(|s| s.seconds)).unwrap_or(f64::NAN),
-            extra: samples.iter().map(|s| s.extra).max().unwrap_or(0),
-        };
-        Ok(Turn { first, repeated })
+        Ok(Turn {
+            first: self.once()?,
+            repeated: repeated(&Device::Cpu, TURN, &self.work)?,
+        })
     }
-}
-
-/// Keeps all threads busy for long enough that each has a processor of its own, and touches no memory.
-fn wake() {
-    let start = Instant::now();
-    rayon::broadcast(|_| while start.elapsed() < WAKING {});
 }

@@ -1,7 +1,8 @@
 //! Medians as a table or as JSON.
 
-use crate::common::{median, Sample};
-use crate::contenders::{Contender, Pass};
+use crate::common::median;
+use crate::contenders::Pass;
+use crate::Measured;
 use candle_core::DType;
 use candle_softpool::Gradient;
 use comfy_table::{presets::ASCII_MARKDOWN, Table};
@@ -13,33 +14,35 @@ pub struct Row {
     copies: f64,
     /// Times as long as softpool's passes of the same kind.
     softpools: Vec<(&'static str, f64)>,
+    /// Bytes beyond inputs and results, scratch memory of all threads included.
     extra: usize,
 }
 
 /// A row a contender; the first contender is the copy.
-pub fn rows(contenders: &[Contender], samples: &[Vec<Sample>]) -> Vec<Row> {
+pub fn rows(all: &[Measured]) -> Vec<Row> {
     let ratio = |i: usize, j: usize| {
-        let rounds = samples[i].iter().zip(&samples[j]).skip(1);
-        median(rounds.map(|(a, b)| a.seconds / b.seconds)).unwrap_or(f64::NAN)
+        let rounds = all[i].rounds.iter().zip(&all[j].rounds);
+        median(rounds.map(|(a, b)| a / b)).unwrap_or(f64::NAN)
     };
-    let row = |(i, contender): (usize, &Contender)| {
-        let bases = contenders
+    let row = |(i, this): (usize, &Measured)| {
+        let bases = all
             .iter()
+            .map(|base| &base.contender)
             .enumerate()
             .filter(|(j, base)| {
-                *j != i && base.who == "softpool" && like(contender.pass, base.pass)
+                *j != i && base.who == "softpool" && like(this.contender.pass, base.pass)
             })
             .map(|(j, base)| (base.pass.name(), ratio(i, j)));
-        let seconds = samples[i].iter().skip(1).map(|sample| sample.seconds);
+        let seconds = this.rounds.iter().copied();
         Row {
-            name: contender.name(),
+            name: this.contender.name(),
             ms: median(seconds).unwrap_or(f64::NAN) * 1e3,
             copies: ratio(i, 0),
             softpools: bases.collect(),
-            extra: samples[i][0].extra,
+            extra: this.warm.extra,
         }
     };
-    contenders.iter().enumerate().map(row).collect()
+    all.iter().enumerate().map(row).collect()
 }
 
 /// Whether a pass is compared with softpool's: the derivative of the operations with both gradients.

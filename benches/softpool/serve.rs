@@ -1,11 +1,10 @@
 //! Runs single turns on request, so that contenders outside Rust can take theirs between.
 //!
 //! Requests, one a line: `cases` answers with all cases, `open DTYPE CASE` with the contenders' names, `turn INDEX`
-//! with the cost of a turn, the first of which warms. Answers are JSON, one a line.
+//! with the cost of a turn, the first of which warms and measures memory instead. Answers are JSON, one a line.
 
-use crate::common::Sample;
 use crate::contenders::{self, Contender};
-use crate::{cases, Float, Turn};
+use crate::{cases, Float, Turn, Warm};
 use anyhow::{bail, Context, Result};
 use clap::ValueEnum;
 use serde_json::{json, Value};
@@ -19,7 +18,7 @@ pub fn serve() -> Result<()> {
     Ok(())
 }
 
-fn answer(line: &str, open: &mut Vec<(Contender, Option<Sample>)>) -> Result<Value> {
+fn answer(line: &str, open: &mut Vec<(Contender, bool)>) -> Result<Value> {
     match line.splitn(3, ' ').collect::<Vec<_>>()[..] {
         ["cases"] => {
             let cases = cases::all();
@@ -40,29 +39,22 @@ fn answer(line: &str, open: &mut Vec<(Contender, Option<Sample>)>) -> Result<Val
             let contenders = contenders::of(&case, dtype.into())?;
             let names = contenders.iter().map(|c| json!([c.who, c.pass.name()]));
             let names = names.collect();
-            *open = contenders.into_iter().map(|c| (c, None)).collect();
+            *open = contenders.into_iter().map(|c| (c, false)).collect();
             Ok(names)
         }
         ["turn", index] => {
             let (contender, warm) = open
                 .get_mut(index.parse::<usize>()?)
                 .context("no such contender")?;
-            let turn = match *warm {
-                None => contender.warm().map(|sample| {
-                    *warm = Some(sample);
-                    Turn {
-                        first: sample,
-                        repeated: sample,
-                    }
+            let cost = match std::mem::replace(warm, true) {
+                false => contender.warm().map(|Warm { seconds, extra }| {
+                    json!({"first": seconds, "seconds": seconds, "extra_bytes": extra})
                 }),
-                Some(warm) => contender.turn(warm),
+                true => contender
+                    .turn()
+                    .map(|Turn { first, repeated }| json!({"first": first, "seconds": repeated})),
             };
-            Ok(match turn {
-                Ok(Turn { first, repeated }) => json!({
-                    "first": first.seconds, "seconds": repeated.seconds, "extra_bytes": repeated.extra,
-                }),
-                Err(error) => json!({"error": error.to_string().lines().next()}),
-            })
+            Ok(cost.unwrap_or_else(|e| json!({"error": e.to_string().lines().next()})))
         }
         _ => bail!("cannot read the request {line:?}"),
     }

@@ -1,7 +1,8 @@
 //! How a tensor lies in memory.
 
 use arbitrary::Arbitrary;
-use candle_core::{Result, Tensor, D};
+use candle_core::backprop::GradStore;
+use candle_core::{Result, Tensor, Var, D};
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Layout {
@@ -12,36 +13,65 @@ pub enum Layout {
     Narrowed,
     /// The first dimension runs fastest.
     FirstLast,
+    /// The channels of a cell lie side by side.
+    ChannelsLast,
 }
 
 const BEFORE: usize = 3;
 
-impl Layout {
-    /// A contiguous tensor of which `xs` is a [`Self::view`].
-    pub fn hold(self, xs: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Contiguous => Ok(xs.clone()),
-            Self::Transposed => xs.transpose(D::Minus1, D::Minus2)?.contiguous(),
-            Self::Narrowed => xs.pad_with_zeros(D::Minus1, BEFORE, 2),
-            Self::FirstLast => {
-                let mut order: Vec<usize> = (1..xs.rank()).collect();
-                order.push(0);
-                xs.permute(order)?.contiguous()
-            }
-        }
+/// A variable, and the view of it that is pooled.
+pub struct Held {
+    base: Var,
+    of: Tensor,
+    layout: Layout,
+    /// Which dimension is the channels'.
+    channels: usize,
+}
+
+impl Held {
+    pub fn new(of: Tensor, layout: Layout, channels: usize) -> Result<Self> {
+        let base = match layout {
+            Layout::Contiguous => of.clone(),
+            Layout::Transposed => of.transpose(D::Minus1, D::Minus2)?.contiguous()?,
+            Layout::Narrowed => of.pad_with_zeros(D::Minus1, BEFORE, 2)?,
+            Layout::FirstLast => to_last(&of, 0)?.contiguous()?,
+            Layout::ChannelsLast => to_last(&of, channels)?.contiguous()?,
+        };
+        Ok(Self {
+            base: Var::from_tensor(&base)?,
+            of,
+            layout,
+            channels,
+        })
     }
 
-    /// What in `base`, or in its gradient, has the place of `xs`.
-    pub fn view(self, base: &Tensor, xs: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Contiguous => Ok(base.clone()),
-            Self::Transposed => base.transpose(D::Minus1, D::Minus2),
-            Self::Narrowed => base.narrow(D::Minus1, BEFORE, xs.dim(D::Minus1)?),
-            Self::FirstLast => {
-                let mut order = vec![xs.rank() - 1];
-                order.extend(0..xs.rank() - 1);
-                base.permute(order)
-            }
+    pub fn view(&self) -> Result<Tensor> {
+        self.view_of(&self.base)
+    }
+
+    pub fn gradient(&self, grads: &GradStore) -> Result<Tensor> {
+        self.view_of(grads.get(&self.base).expect("a gradient"))
+    }
+
+    fn view_of(&self, base: &Tensor) -> Result<Tensor> {
+        match self.layout {
+            Layout::Contiguous => Ok(base.clone()),
+            Layout::Transposed => base.transpose(D::Minus1, D::Minus2),
+            Layout::Narrowed => base.narrow(D::Minus1, BEFORE, self.of.dim(D::Minus1)?),
+            Layout::FirstLast => from_last(base, 0),
+            Layout::ChannelsLast => from_last(base, self.channels),
         }
     }
+}
+
+fn to_last(xs: &Tensor, d: usize) -> Result<Tensor> {
+    let mut order: Vec<usize> = (0..xs.rank()).filter(|&i| i != d).collect();
+    order.push(d);
+    xs.permute(order)
+}
+
+fn from_last(xs: &Tensor, d: usize) -> Result<Tensor> {
+    let mut order: Vec<usize> = (0..xs.rank() - 1).collect();
+    order.insert(d, xs.rank() - 1);
+    xs.permute(order)
 }

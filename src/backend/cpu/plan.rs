@@ -28,9 +28,11 @@ pub const FEW_TERMS: usize = 6;
 /// Columns of activations of a band, unless one window has more; more of them are cut.
 const BAND_COLUMNS: usize = 1 << 14;
 
-/// Cells of a row of windows that is not cut, however many columns it has, if windows overlap down the rows: each row of
-/// a cut one weighs anew what it shares with the rows above and below.
+/// Cells of a row of windows that is not cut on the way back, however many columns it has, and how many of these windows a
+/// cell must have down its column for that. A row of cells pools its windows again, all cells of theirs: the square of that
+/// number. Of fewer this is quicker than whole rows, which do not stay in a core's nearest cache.
 const SHARED_CELLS: usize = 1 << 20;
+const MANY_WINDOWS: usize = 4;
 
 /// Cells that a thread takes at a time, about.
 pub const TASK_CELLS: usize = 1 << 14;
@@ -235,18 +237,21 @@ fn windows_within(axis: &Axis, cells: usize) -> usize {
 }
 
 /// Whether rows are cut.
-fn is_cut(geometry: &Geometry) -> bool {
+fn is_cut(geometry: &Geometry, direction: Direction) -> bool {
     let [depth, height, width] = &geometry.axes;
     let columns = width.input.max(width.output);
-    let shared = (read(depth, 1) * read(height, 1)).saturating_mul(columns);
-    columns > BAND_COLUMNS && (height.disjoint() || shared > SHARED_CELLS)
+    let rows = read(height, 1);
+    let shared = (read(depth, 1) * rows).saturating_mul(columns);
+    let many = !height.disjoint() && rows / height.stride.max(1) >= MANY_WINDOWS;
+    let whole = direction == Direction::Backward && many && shared <= SHARED_CELLS;
+    columns > BAND_COLUMNS && !whole
 }
 
 impl Plan {
     /// Bands of the output.
     pub fn forward(geometry: &Geometry) -> Self {
         let [depth, height, width] = &geometry.axes;
-        let columns = match is_cut(geometry) {
+        let columns = match is_cut(geometry, Direction::Forward) {
             false => width.output,
             // Cells to the left and right that other bands lift again must stay few.
             true => windows_within(width, BAND_COLUMNS)
@@ -280,7 +285,7 @@ impl Plan {
     /// Bands of the input, whose windows are pooled again.
     pub fn backward(geometry: &Geometry) -> Self {
         let [depth, height, width] = &geometry.axes;
-        let columns = match is_cut(geometry) {
+        let columns = match is_cut(geometry, Direction::Backward) {
             false => width.input,
             true => BAND_COLUMNS
                 .max(2 * width.kernel.min(width.input))

@@ -47,16 +47,19 @@ const MOST_PRODUCTS: f64 = 8.0;
 /// `v^p` for `v` from 0 on.
 #[inline(always)]
 fn power<V: Vector>(v: V, p: f64) -> V {
+    // Those of p = 2, and of its root and gradient.
     if p == 2.0 {
         return v.mul(v);
+    } else if p == 0.5 {
+        return v.sqrt();
+    } else if p == -1.0 {
+        return V::one().div(v);
     }
     let whole = p.abs().min(MOST_PRODUCTS) as u32;
     if f64::from(whole) == p {
         return products(v, whole);
     } else if f64::from(whole) == -p {
         return V::one().div(products(v, whole));
-    } else if p == 0.5 {
-        return v.sqrt();
     }
     let mut lanes = [V::Real::default(); MOST_LANES];
     v.store(&mut lanes);

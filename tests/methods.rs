@@ -551,10 +551,10 @@ fn errors_name_layer_value_and_what_is_allowed() -> Result<()> {
             let _ = layer(sizes[0], sizes[1], sizes[2])?.forward_t(&xs, true);
         }
     }
-    for p in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+    for p in [0.0, 0.009, -1.0, f64::NAN, f64::INFINITY] {
         error(
             LpPool2d::new(p, 2).forward(&xs),
-            &["LpPool2d: p is", "above 0"],
+            &["LpPool2d: p is", "from 0.01 on"],
         );
     }
     error(

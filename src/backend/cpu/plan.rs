@@ -256,7 +256,10 @@ impl Plan {
             // Cells to the left and right that other bands lift again must stay few.
             true => windows_within(width, BAND_COLUMNS)
                 .min(BAND_COLUMNS)
-                .max(2 * width.kernel.min(width.input).div_ceil(width.stride.max(1)))
+                .max(match width.disjoint() || is_ranged(width) {
+                    true => 1,
+                    false => 2 * width.kernel.min(width.input).div_ceil(width.stride),
+                })
                 .min(width.output),
         };
         let row = read(width, columns).max(columns) * read(depth, 1);

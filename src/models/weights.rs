@@ -28,8 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 ///
 /// In a PyTorch file the network may be a table of tensors at any level, or a module that was saved as a whole, whose names are
 /// those of its `state_dict`: the one with most tensors counts, and of equals the one whose key says that it is averaged
-/// (`state_dict_ema`, `model_ema`), as in timm. What an optimiser keeps does not count. Sparse and quantised
-/// tensors, and others without numbers of their own, are an error. Nothing in such a file is executed. Its checksums are compared.
+/// (`state_dict_ema`, `model_ema`), as in timm. What an optimiser keeps does not count. Sparse and quantised tensors, and
+/// others without numbers of their own, are an error. Nothing in such a file is executed. Its checksums are compared.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};

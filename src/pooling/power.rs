@@ -16,9 +16,9 @@ const LEAST_POWER: f64 = 0.01;
 /// [arXiv 1311.4025](https://arxiv.org/abs/1311.4025)) and, with a learned p, Gulcehre et al., ECML 2014
 /// ([arXiv 1311.1780](https://arxiv.org/abs/1311.1780)): p = 1 averages magnitudes, p → ∞ takes the largest.
 /// The sum form is `torch.nn.LPPool2d`, but for its sign: torch takes `x^p`, which is the same for activations that
-/// are not negative or for an even p, and NaN or negative otherwise; and a zero, which has no slope here, has torch's for
-/// p = 1. And in ceil mode a window that hangs over the end
-/// sums the cells that it has; torch multiplies their mean by the cells of a whole window.
+/// are not negative or for an even p, and NaN or negative otherwise. With p = 1 torch gives zeros a slope of 1; here they
+/// have none. And in ceil mode a window that hangs over the end sums the cells that it has; torch multiplies their mean by
+/// the cells of a whole window.
 ///
 /// - Input: `(N, C, spatial…)` or `(C, spatial…)` with `D` spatial dimensions, f16, bf16, f32 or f64, any strides.
 /// - Output: the same with each spatial size `n` turned into `floor((n + 2·padding − kernel)/stride) + 1`;

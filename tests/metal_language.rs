@@ -336,7 +336,7 @@ fn arguments_are_bound_as_declared() {
         "set_output_buffer(3, Some(output), 0)",
         "set_output_buffer(4, Some(scratch), 0)",
         "set_bytes(5, &params)",
-        "set_threadgroup_memory_length(0, launch.shared_bytes(dtype))",
+        "set_threadgroup_memory_length(0, launch.shared_bytes(dtype).max(LEAST_SHARED_BYTES))",
     ] {
         assert!(BACKEND.contains(call), "{call}");
     }

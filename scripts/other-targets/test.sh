@@ -28,7 +28,8 @@ for target in $targets; do
     break
 done
 
-export CARGO_TARGET_WASM32_WASIP1_RUNNER="node --no-warnings $here/wasi.mjs"
+# With threads of its own, Node 20's garbage collector crashes now and then where a program's memory grows.
+export CARGO_TARGET_WASM32_WASIP1_RUNNER="node --no-warnings --single-threaded $here/wasi.mjs"
 export CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="-Ctarget-feature=+simd128 --cfg=library_alone"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"

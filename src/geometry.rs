@@ -240,18 +240,21 @@ impl Geometry {
                     padding,
                     ceil_mode,
                 } => {
-                    match Axis::sliding(input, kernel[d], stride[d], padding[d], *ceil_mode) {
-                        Some(axis) => axis,
-                        None => {
-                            let allowed = match ceil_mode {
-                            true => format!("; ceil mode takes what is less than a stride larger: {stride:?}"),
-                            false => String::new(),
+                    let axis = Axis::sliding(input, kernel[d], stride[d], padding[d], *ceil_mode);
+                    let Some(axis) = axis else {
+                        let allowed = if *ceil_mode {
+                            format!(
+                                "; ceil mode takes what is less than a stride larger: {stride:?}"
+                            )
+                        } else {
+                            String::new()
                         };
-                            bail!(
-                            "{layer}: kernel {kernel:?} is larger than the padded input: spatial size {spatial:?} with padding {padding:?} on both sides{allowed}",
+                        bail!(
+                            "{layer}: kernel {kernel:?} is larger than the padded input: \
+                             spatial size {spatial:?} with padding {padding:?} on both sides{allowed}"
                         )
-                        }
-                    }
+                    };
+                    axis
                 }
             };
         }

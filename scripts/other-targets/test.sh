@@ -1,6 +1,6 @@
 #!/bin/sh
-# The tests of the library and of SoftPool as WebAssembly, in Node, and on 64-bit Arm, under qemu. Where rustup has not
-# brought these targets, with Debian sid's Rust (toolchain.sh); where that cannot be had, says so and passes.
+# The tests of the library and of SoftPool as WebAssembly, in wasmtime, and on 64-bit Arm, under qemu. Where rustup
+# has not brought these targets, with Debian sid's Rust (toolchain.sh); where that cannot be had, says so and passes.
 #     scripts/other-targets/test.sh [TARGET...]
 set -eu
 cd "$(dirname "$0")/../.."
@@ -13,7 +13,7 @@ skip() {
 }
 
 missing=
-command -v node >/dev/null || missing="$missing nodejs"
+python3 -c "import ensurepip" 2>/dev/null || missing="$missing python3-venv"
 command -v qemu-aarch64 >/dev/null || missing="$missing qemu-user"
 command -v aarch64-linux-gnu-gcc >/dev/null || missing="$missing gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 if [ -n "$missing" ]; then
@@ -21,6 +21,14 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086
     { apt-get -qq update && apt-get -qq install $missing; } >/dev/null 2>&1 || skip "apt-get cannot install$missing."
 fi
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/candle-softpool
+# Not Node, whose version 20 crashes now and then in programs of much memory.
+wasmtime=$cache/wasmtime
+"$wasmtime/bin/pip" --quiet install wasmtime==50.0.1 2>/dev/null ||
+    { python3 -m venv --clear "$wasmtime" && "$wasmtime/bin/pip" --quiet install wasmtime==50.0.1; } ||
+    skip "PyPI's wasmtime cannot be installed."
+
 for target in $targets; do
     [ -d "$(rustc --print target-libdir --target "$target" 2>/dev/null)" ] && continue
     exports=$("$here/toolchain.sh") || skip "The lines above say why."
@@ -28,15 +36,13 @@ for target in $targets; do
     break
 done
 
-# With threads of its own, Node 20's garbage collector crashes now and then where a program's memory grows.
-export CARGO_TARGET_WASM32_WASIP1_RUNNER="node --no-warnings --single-threaded $here/wasi.mjs"
+export CARGO_TARGET_WASM32_WASIP1_RUNNER="$wasmtime/bin/python $here/wasi.py"
 export CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="-Ctarget-feature=+simd128 --cfg=library_alone"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--cfg=library_alone"
 # Kept from run to run, as the toolchain is: what the library depends on takes longest.
-CARGO_TARGET_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/candle-softpool/other-targets
-export CARGO_TARGET_DIR
+export CARGO_TARGET_DIR="$cache/other-targets"
 # Fewer random cases, since emulation is slow. Dependencies are less optimised than usual, since these are few tests, and
 # the library more, since that takes less than its tests gain.
 export PROPTEST_CASES="${PROPTEST_CASES:-16}"

@@ -6,7 +6,7 @@ use super::direct::DirectGradients;
 use super::element::{Element, Narrow};
 use super::forward::{numbers, Pooling, Sums, Windows};
 use super::kernels::Terms;
-use super::plan::{Span, Way, REACH};
+use super::plan::{Plan, Span, Way, REACH};
 use super::rule::Window;
 use super::spread::{Gradients, Spread, Spreading, MARGIN};
 use super::tiles::Band;
@@ -105,7 +105,8 @@ impl<T: Element> Backward<'_, T> {
         bands: &[Band],
         [mut of_x, mut of_z]: [&mut [MaybeUninit<T>]; 2],
     ) {
-        scratch.sums.gathered.iter_mut().for_each(Gathered::forget);
+        let Plan { planes, .. } = self.pooling.plan;
+        scratch.sums.begin(planes.div_ceil(self.pooling.unit));
         scratch.of_grad.forget();
         for band in bands {
             let (x, rest) = of_x.split_at_mut(band.cells());
@@ -262,11 +263,10 @@ impl<T: Element> Backward<'_, T> {
         let area = windows.area(self.pooling.geometry);
         let mut all_hold = true;
         for i in 0..windows.groups() {
-            let planes = windows.group(i);
-            let first = windows.start(planes.start, windows.rows.windows.start);
+            let first = windows.start(windows.group(i).start, windows.rows.windows.start);
             let to = tile.slot(i * tile.unit, area.first()).unwrap_or_default();
             all_hold &= self.pooling.kernels.direct_gradients(DirectGradients {
-                of: self.pooling.direct(windows, planes, &mut sums.gathered),
+                of: self.pooling.direct(windows, i, &mut sums.gathered),
                 grads: &terms[0][MARGIN + first..],
                 values: &mut values[first..],
                 steps: tile.steps(),
@@ -389,7 +389,7 @@ impl<T: Element> Backward<'_, T> {
         let of_group = windows.of_group();
         let weights = windows.weights(&area);
         for i in 0..windows.groups() {
-            let [x, z] = pooling.patches(windows.group(i), tile.unit, &area, gathered);
+            let [x, z] = pooling.patches(windows, i, &area, gathered);
             let to = tile.slot(i * tile.unit, cells.first()).unwrap_or_default();
             pooling.kernels.gradients(Gradients {
                 spreads: [0, 1].map(|t| Spread {

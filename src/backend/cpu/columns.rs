@@ -54,6 +54,19 @@ struct Row {
     weights: usize,
 }
 
+impl Row {
+    /// The row as far from this one as that one is from the first.
+    #[inline(always)]
+    fn further(self, by: Row) -> Self {
+        Self {
+            x: self.x + by.x,
+            z: self.z + by.z,
+            place: self.place + by.place,
+            weights: self.weights + by.weights,
+        }
+    }
+}
+
 /// From a row of weights to the next: vectors may reach behind the last cell.
 pub fn weights_pitch(columns: usize) -> usize {
     columns.next_multiple_of(MOST_LANES)
@@ -569,16 +582,21 @@ impl<C: Real, V: Vector<Real = C>, R: Rule> Lifting<'_, C, V, R> {
         rows: &Range<usize>,
         at: usize,
     ) -> [V; 2] {
-        let (mut row, mut depth) = (rows.start, 0);
+        // The row of the first depth, which those of the others follow.
+        let (deeper, below) = (self.find(0, 1), self.find(1, 0));
+        let mut first = self.find(rows.start, 0);
+        let (mut row, mut depth, mut next) = (rows.start, 0, first);
         loop {
             depth += 1;
+            next = next.further(deeper);
             if depth == self.x.sizes[0] {
-                (row, depth) = (row + 1, 0);
+                row += 1;
                 if row == rows.end {
                     return sums;
                 }
+                first = first.further(below);
+                (depth, next) = (0, first);
             }
-            let next = self.find(row, depth);
             // SAFETY: the caller's.
             let lifted = unsafe { self.row::<KEEP>(next, at) };
             sums = R::Join::join(sums, lifted);

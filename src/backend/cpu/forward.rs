@@ -40,7 +40,8 @@ pub struct Pooling<'a, T: Element> {
 /// The sums of a band's windows, and the space to make them in; reused from band to band.
 #[derive(Default)]
 pub struct Sums<T: Element> {
-    pub gathered: [Gathered<T>; 2],
+    /// The cells of a group of planes and their logits: see [`Sums::begin`].
+    pub gathered: Vec<[Gathered<T>; 2]>,
     cuts: Cuts,
     /// Sums of columns: a line for each piece that windows share, and one for each of some rows of windows.
     shared: [Aligned<T::Compute>; 2],
@@ -55,6 +56,7 @@ pub struct Sums<T: Element> {
 }
 
 /// Windows that are pooled together: of one depth, in some rows and columns of some planes.
+#[derive(Clone)]
 pub struct Windows {
     pub planes: Range<usize>,
     pub depth: usize,
@@ -135,6 +137,17 @@ impl Windows {
 }
 
 impl<T: Element> Sums<T> {
+    /// Forgets other calls' cells, and makes room for those of so many groups: one forward, where all take turns, and on the
+    /// way back, where cells are read twice, as many as a band has.
+    pub fn begin(&mut self, groups: usize) {
+        self.gathered
+            .iter_mut()
+            .flatten()
+            .for_each(Gathered::forget);
+        let groups = groups.max(self.gathered.len());
+        self.gathered.resize_with(groups, Default::default);
+    }
+
     /// Makes room for these windows, but for the sums of windows.
     fn grow(&mut self, windows: &Windows, geometry: &Geometry, keep: bool) {
         let Windows { rows, across, .. } = windows;
@@ -164,23 +177,30 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
     }
 
-    /// The cells of a plane, or of planes abreast, that windows read, and their logits.
+    /// The cells of a group of planes that windows read, and their logits.
     pub fn patches<'b>(
         &self,
-        planes: Range<usize>,
-        unit: usize,
+        windows: &Windows,
+        group: usize,
         area: &Area,
-        gathered: &'b mut [Gathered<T>; 2],
+        gathered: &'b mut [[Gathered<T>; 2]],
     ) -> [Patch<'b, T::Compute>; 2]
     where
         'a: 'b,
     {
+        let (planes, unit) = (windows.group(group), windows.across.unit);
+        // Planes that are turned together lie in one place.
+        let place = if self.turned {
+            0
+        } else {
+            group.min(gathered.len() - 1)
+        };
         let patch = |view: &View<'a, T>, gathered: &'b mut Gathered<T>| match unit {
             1 if self.turned => view.patch_turned(self.arch, planes.start, area, gathered),
             1 => view.patch(self.arch, planes.start, area, gathered),
             _ => view.patch_abreast(self.arch, planes.clone(), area, gathered),
         };
-        let [of_x, of_z] = gathered;
+        let [of_x, of_z] = &mut gathered[place];
         let x = patch(&self.x, of_x);
         match self.traits.logits {
             true => [x, patch(&self.z, of_z)],
@@ -195,9 +215,11 @@ impl<'a, T: Element> Pooling<'a, T> {
         }
         let of = &patches[if self.traits.logits { 1 } else { 0 }];
         let mut largest = self.kernels.largest_logits(of);
-        for (lane, shift) in largest.iter_mut().enumerate() {
-            if !shift.to_f64().is_finite() {
-                *shift = self.largest_finite(of.all().skip(lane).step_by(ABREAST));
+        if !finite(&largest) {
+            for (lane, shift) in largest.iter_mut().enumerate() {
+                if !shift.to_f64().is_finite() {
+                    *shift = self.largest_finite(of.all().skip(lane).step_by(ABREAST));
+                }
             }
         }
         let mut twice = [T::Compute::default(); 2 * ABREAST];
@@ -257,19 +279,15 @@ impl<'a, T: Element> Pooling<'a, T> {
         } = sums;
         let pieces = cuts.of(area.depths.len(), rows, across);
         let lines = lines(rows, across);
+        let mut some = windows.clone();
         for i in 0..windows.groups() {
-            let planes = windows.group(i);
-            let patches = self.patches(planes.clone(), across.unit, &area, gathered);
+            some.planes = windows.group(i);
+            let patches = self.patches(windows, i, &area, gathered);
             let of_group = self.shifts(&patches, across.unit);
             shifts.push(of_group);
             let skip = i * windows.weights(&area);
             for start in rows.windows.clone().step_by(lines) {
-                let some = Windows {
-                    planes: planes.clone(),
-                    depth: windows.depth,
-                    rows: rows.of(start..rows.windows.end.min(start + lines)),
-                    across: across.clone(),
-                };
+                some.rows.windows = start..rows.windows.end.min(start + lines);
                 let [x, z] = patches;
                 let first = some.rows.windows.start - rows.windows.start;
                 self.kernels.columns(Columns {
@@ -295,10 +313,8 @@ impl<'a, T: Element> Pooling<'a, T> {
                     sums: [&a[..cells], &b[..cells]],
                     groups,
                 };
-                end(
-                    windows.start(planes.start, start),
-                    self.along(&some, rows, of_windows),
-                );
+                let first = windows.start(some.planes.start, start);
+                end(first, self.along(&some, rows, of_windows));
             }
         }
     }
@@ -399,7 +415,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         mut output: &mut [MaybeUninit<T>],
     ) {
         let [_, height, width] = &self.geometry.axes;
-        scratch.sums.gathered.iter_mut().for_each(Gathered::forget);
+        scratch.sums.begin(1);
         for band in bands {
             let (mine, rest) = output.split_at_mut(band.cells());
             output = rest;
@@ -518,7 +534,7 @@ impl<'a, T: Element> Pooling<'a, T> {
     pub fn pool_again(
         &self,
         windows: &Windows,
-        gathered: &mut [Gathered<T>; 2],
+        gathered: &mut [[Gathered<T>; 2]],
         values: &mut [T::Compute],
         mut pool: impl FnMut(Range<usize>, Again<'_, T::Compute>),
     ) -> bool {
@@ -552,7 +568,7 @@ impl<'a, T: Element> Pooling<'a, T> {
             }
             let planes = windows.group(group);
             let values = &mut values[windows.start(planes.start, rows.windows.start)..];
-            let [x, z] = self.patches(planes.clone(), across.unit, &area, gathered);
+            let [x, z] = self.patches(windows, group, &area, gathered);
             let again = Again {
                 x,
                 z,
@@ -571,25 +587,25 @@ impl<'a, T: Element> Pooling<'a, T> {
     fn pool_directly(
         &self,
         windows: &Windows,
-        gathered: &mut [Gathered<T>; 2],
+        gathered: &mut [[Gathered<T>; 2]],
         values: &mut [T::Compute],
     ) -> bool {
         let mut all_hold = true;
         for i in 0..windows.groups() {
             let planes = windows.group(i);
             let values = &mut values[windows.start(planes.start, windows.rows.windows.start)..];
-            let direct = self.direct(windows, planes, gathered);
+            let direct = self.direct(windows, i, gathered);
             all_hold &= self.kernels.direct(direct, Finish { values });
         }
         all_hold
     }
 
-    /// The windows of a plane, or of planes abreast, in registers.
+    /// The windows of a group of planes, in registers.
     pub fn direct<'b>(
         &self,
         windows: &Windows,
-        planes: Range<usize>,
-        gathered: &'b mut [Gathered<T>; 2],
+        group: usize,
+        gathered: &'b mut [[Gathered<T>; 2]],
     ) -> Direct<'b, T::Compute>
     where
         'a: 'b,
@@ -598,11 +614,11 @@ impl<'a, T: Element> Pooling<'a, T> {
         let unit = windows.across.unit;
         let in_place = |view: &View<'a, T>| match unit {
             1 => None,
-            _ => view.patch_abreast_in_place(planes.start, &area),
+            _ => view.patch_abreast_in_place(windows.group(group).start, &area),
         };
         let [x, z] = match (in_place(&self.x), in_place(&self.z)) {
             (Some(x), Some(z)) => [x, z],
-            _ => self.patches(planes, unit, &area, gathered),
+            _ => self.patches(windows, group, &area, gathered),
         };
         let Axis { kernel, stride, .. } = windows.rows.axis;
         Direct {
@@ -623,7 +639,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         mut output: &mut [MaybeUninit<u32>],
     ) {
         let [_, height, width] = self.geometry.axes;
-        scratch.sums.gathered.iter_mut().for_each(Gathered::forget);
+        scratch.sums.begin(1);
         for band in bands {
             for (plane, depth) in band
                 .planes
@@ -692,6 +708,12 @@ impl<'a, T: Element> Pooling<'a, T> {
         let [depth, row, column] = cell.unwrap_or_default();
         ((depth * height.input + row) * width.input + column) as u32
     }
+}
+
+/// Whether all are finite, for which their differences from themselves are 0; without a branch a value as well.
+fn finite<C: Real>(values: &[C]) -> bool {
+    let zero = C::default();
+    values.iter().fold(true, |all, v| all & (v.sub(*v) == zero))
 }
 
 /// Whether none of them is NaN; without a branch a value, so that it is vectorised.

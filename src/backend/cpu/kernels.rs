@@ -249,36 +249,21 @@ impl<C: Real, R: Rule> Kernel for LargestLogit<'_, C, R> {
     #[inline(always)]
     fn run<I: InstructionSet>(self) -> C {
         let lanes = C::Vector::<I>::LANES;
-        let mut all = [C::Vector::<I>::splat(C::NEG_INFINITY); 4];
+        let mut largest: Largest<C::Vector<I>, R> = Largest::of_none(self.rule);
         let [depths, ..] = self.patch.sizes;
         let (pieces, len) = self.patch.runs();
         for depth in 0..depths {
             for row in 0..pieces {
                 let run = &self.patch.from(depth, row, 0)[..len];
-                let fours = run.chunks_exact(4 * lanes);
-                let rest = fours.remainder();
-                for cells in fours {
-                    for (i, largest) in all.iter_mut().enumerate() {
-                        let z = C::Vector::<I>::load(&cells[i * lanes..]);
-                        *largest = self.rule.logit(z, z).max(*largest);
-                    }
-                }
-                for cells in rest.chunks_exact(lanes) {
-                    let z = C::Vector::<I>::load(cells);
-                    all[0] = self.rule.logit(z, z).max(all[0]);
-                }
-                if !rest.len().is_multiple_of(lanes) {
+                largest.take_run(run, 0, lanes);
+                if !len.is_multiple_of(lanes) {
                     // The last vector reaches back, if there is one before.
-                    let last = &run[run.len().saturating_sub(lanes)..];
-                    let z = C::Vector::<I>::load_part(last);
-                    all[1] = self.rule.logit(z, z).max(all[1]);
+                    let last = &run[len.saturating_sub(lanes)..];
+                    largest.take(1, C::Vector::<I>::load_part(last));
                 }
             }
         }
-        let [a, b, c, d] = all;
-        a.max(b)
-            .max(c.max(d))
-            .reduce(|a, b| if a > b { a } else { b })
+        largest.all().reduce(|a, b| if a > b { a } else { b })
     }
 }
 
@@ -293,25 +278,64 @@ impl<C: Real, R: Rule> Kernel for LargestLogits<'_, C, R> {
 
     #[inline(always)]
     fn run<I: InstructionSet>(self) -> [C; ABREAST] {
-        type V<C, I> = <C as Real>::Vector<I>;
-        let mut largest = [C::NEG_INFINITY; ABREAST];
+        let mut of_planes = [C::NEG_INFINITY; ABREAST];
         debug_assert_eq!(self.patch.across, ABREAST);
         let [depths, ..] = self.patch.sizes;
         let (pieces, len) = self.patch.runs();
-        for at in (0..ABREAST).step_by(V::<C, I>::LANES) {
-            let mut of_lanes = V::<C, I>::splat(C::NEG_INFINITY);
+        for at in (0..ABREAST).step_by(C::Vector::<I>::LANES) {
+            let mut largest: Largest<C::Vector<I>, R> = Largest::of_none(self.rule);
             for depth in 0..depths {
                 for row in 0..pieces {
                     let run = &self.patch.from(depth, row, 0)[..len];
-                    for cells in run.chunks_exact(ABREAST) {
-                        let z = V::<C, I>::load(&cells[at..]);
-                        of_lanes = self.rule.logit(z, z).max(of_lanes);
-                    }
+                    largest.take_run(run, at, ABREAST);
                 }
             }
-            of_lanes.store(&mut largest[at..]);
+            largest.all().store(&mut of_planes[at..]);
         }
-        largest
+        of_planes
+    }
+}
+
+/// The largest logits in each lane, NaN left out: of every fourth vector, since each has to wait for the one before it.
+struct Largest<V, R> {
+    rule: R,
+    of_fourths: [V; 4],
+}
+
+impl<V: Vector, R: Rule> Largest<V, R> {
+    #[inline(always)]
+    fn of_none(rule: R) -> Self {
+        Self {
+            rule,
+            of_fourths: [V::splat(V::Real::NEG_INFINITY); 4],
+        }
+    }
+
+    /// Takes a vector of cells.
+    #[inline(always)]
+    fn take(&mut self, fourth: usize, z: V) {
+        self.of_fourths[fourth] = self.rule.logit(z, z).max(self.of_fourths[fourth]);
+    }
+
+    /// Takes the vectors of a run, from this cell on and every so many; not what is left of it.
+    #[inline(always)]
+    fn take_run(&mut self, run: &[V::Real], first: usize, step: usize) {
+        let fours = run.chunks_exact(4 * step);
+        let rest = fours.remainder();
+        for cells in fours {
+            for fourth in 0..4 {
+                self.take(fourth, V::load(&cells[fourth * step + first..]));
+            }
+        }
+        for cells in rest.chunks_exact(step) {
+            self.take(0, V::load(&cells[first..]));
+        }
+    }
+
+    #[inline(always)]
+    fn all(self) -> V {
+        let [a, b, c, d] = self.of_fourths;
+        a.max(b).max(c.max(d))
     }
 }
 

@@ -476,14 +476,6 @@ impl Span {
         }
     }
 
-    /// The same for some of the windows; the cells are still those of all.
-    pub fn of(&self, windows: Range<usize>) -> Self {
-        Self {
-            windows,
-            ..self.clone()
-        }
-    }
-
     /// The windows that have one of these cells.
     pub fn touching(axis: &Axis, cells: &Range<usize>) -> Range<usize> {
         axis.windows_of(cells.start).start..axis.windows_of(cells.end - 1).end

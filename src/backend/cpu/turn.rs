@@ -68,7 +68,8 @@ pub fn plane_after_plane<'a, C: Real>(
     count: usize,
     room: &'a mut Aligned<C>,
 ) -> &'a [C] {
-    if unit == 1 {
+    // One value of each plane lies right either way.
+    if unit == 1 || count == 1 {
         return values;
     }
     room.grow(count * unit);

@@ -1,5 +1,6 @@
 //! A tensor's cells with their strides, seen as planes of depth, height and width.
 
+use super::aligned::Aligned;
 use super::element::{Element, Widen, WidenAbreast};
 use super::plan::{ABREAST, REACH};
 use super::turn::Turn;
@@ -192,13 +193,13 @@ fn reach(columns: usize) -> usize {
 #[derive(Default)]
 pub struct Gathered<T: Element> {
     cells: Vec<T>,
-    widened: Vec<T::Compute>,
+    widened: Aligned<T::Compute>,
     /// The plane and the area whose cells those are, if they are to be used again.
     widened_of: Option<(usize, Area)>,
     /// Planes that are to lie abreast, one after the other.
-    lines: Vec<T::Compute>,
+    lines: Aligned<T::Compute>,
     /// An area of planes that lay abreast, plane after plane, and the first of them.
-    turned: Vec<T::Compute>,
+    turned: Aligned<T::Compute>,
     turned_of: Option<(usize, Area)>,
 }
 
@@ -244,10 +245,7 @@ impl<'a, T: Element> View<'a, T> {
             ..
         } = gathered;
         if !is_of(widened_of, plane, area) {
-            let count = area.cells() + REACH;
-            if widened.len() < count {
-                widened.resize(count, T::Compute::default());
-            }
+            widened.grow(area.cells() + REACH);
             self.widen(arch, plane, area, strided, &mut widened[..area.cells()]);
             *widened_of = Some((plane, area.clone()));
         }
@@ -326,8 +324,8 @@ impl<'a, T: Element> View<'a, T> {
         let first = plane / ABREAST * ABREAST;
         if !is_of(turned_of, first, area) {
             *widened_of = None;
-            turned.resize(count * ABREAST + REACH, T::Compute::default());
-            widened.resize(count * ABREAST, T::Compute::default());
+            turned.grow(count * ABREAST + REACH);
+            widened.grow(count * ABREAST);
             self.widen_abreast(arch, first, area, widened);
             arch.run(Turn {
                 cells: widened,
@@ -368,37 +366,39 @@ impl<'a, T: Element> View<'a, T> {
             lines,
             ..
         } = gathered;
-        *widened_of = None;
         let stretch = self.stretch(area);
         let (count, [of_depth, of_row]) = match stretch {
             Some(stretch) => (stretch, [self.strides[2], self.strides[3]]),
             None => (area.cells(), [rows * columns, columns]),
         };
-        widened.resize(count * ABREAST + REACH, T::Compute::default());
-        match (self.is_abreast(), stretch) {
-            (true, _) => self.widen_abreast(arch, planes.start, area, widened),
-            (_, Some(stretch)) if self.turn(arch, planes.clone(), area, stretch, widened) => {}
-            _ => {
-                // Plane after plane, and then turned.
-                lines.resize(count * ABREAST, T::Compute::default());
-                lines[planes.len() * count..].fill(T::Compute::default());
-                for (plane, to) in planes.zip(lines.chunks_exact_mut(count)) {
-                    match stretch {
-                        Some(stretch) => {
-                            let cells = &self.data[self.first(plane, area)..][..stretch];
-                            arch.run(Widen { cells, to });
+        if !is_of(widened_of, planes.start, area) {
+            *widened_of = Some((planes.start, area.clone()));
+            widened.grow(count * ABREAST + REACH);
+            match (self.is_abreast(), stretch) {
+                (true, _) => self.widen_abreast(arch, planes.start, area, widened),
+                (_, Some(stretch)) if self.turn(arch, planes.clone(), area, stretch, widened) => {}
+                _ => {
+                    // Plane after plane, and then turned.
+                    lines.grow(count * ABREAST);
+                    lines[planes.len() * count..ABREAST * count].fill(T::Compute::default());
+                    for (plane, to) in planes.zip(lines.chunks_exact_mut(count)) {
+                        match stretch {
+                            Some(stretch) => {
+                                let cells = &self.data[self.first(plane, area)..][..stretch];
+                                arch.run(Widen { cells, to });
+                            }
+                            None => self.widen(arch, plane, area, cells, to),
                         }
-                        None => self.widen(arch, plane, area, cells, to),
                     }
+                    arch.run(Turn {
+                        cells: lines,
+                        step: count,
+                        rows: ABREAST,
+                        columns: count,
+                        to: widened,
+                        pitch: ABREAST,
+                    });
                 }
-                arch.run(Turn {
-                    cells: lines,
-                    step: count,
-                    rows: ABREAST,
-                    columns: count,
-                    to: widened,
-                    pitch: ABREAST,
-                });
             }
         }
         Patch {

@@ -294,7 +294,7 @@ impl<T: Element> Backward<'_, T> {
         let [grads, second] = terms;
         // What lies behind a line, and behind a group of planes, is read, but not always written.
         let area = windows.outputs();
-        let pitch = windows.across.slots();
+        let pitch = windows.across.slots;
         let of_line = area.columns.len() * windows.across.unit;
         let of_lines = windows.rows.windows.len() * pitch;
         for terms in [&mut *grads, second] {

@@ -88,7 +88,7 @@ impl Windows {
 
     /// Those of a plane, or of planes abreast.
     pub fn of_group(&self) -> usize {
-        (self.rows.windows.len() * self.across.slots()).next_multiple_of(MOST_LANES)
+        (self.rows.windows.len() * self.across.slots).next_multiple_of(MOST_LANES)
     }
 
     /// The slot of the first window of a row.
@@ -96,7 +96,7 @@ impl Windows {
         let unit = self.across.unit;
         let plane = plane - self.planes.start;
         let line = row - self.rows.windows.start;
-        plane / unit * self.of_group() + line * self.across.slots() + plane % unit
+        plane / unit * self.of_group() + line * self.across.slots + plane % unit
     }
 
     /// The slots of the windows of a row, window by window.
@@ -451,7 +451,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         } = scratch;
         let (rows, columns) = (windows.rows.windows.clone(), windows.across.windows.len());
         let unit = windows.across.unit;
-        let pitch = windows.across.slots() / unit;
+        let pitch = windows.across.slots / unit;
         // Whole planes follow each other, so that their rows are those of one.
         let whole = band.depths.len() == 1 && rows.len() == band.rows.len();
         for group in 0..windows.groups() {
@@ -511,7 +511,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         cells: &mut [MaybeUninit<T>],
     ) {
         let (rows, columns) = (&windows.rows.windows, &windows.across.windows);
-        let pitch = windows.across.slots() / windows.across.unit;
+        let pitch = windows.across.slots / windows.across.unit;
         let lines = values.chunks(pitch);
         for (i, (values, cells)) in lines.zip(cells.chunks_exact_mut(columns.len())).enumerate() {
             if numbers(&values[..columns.len()]) {
@@ -542,7 +542,7 @@ impl<'a, T: Element> Pooling<'a, T> {
         let count = across.windows.len() * across.unit;
         let all_hold = |group: usize, values: &[T::Compute]| {
             let values = &values[windows.start(windows.group(group).start, rows.windows.start)..];
-            let mut lines = values.chunks(across.slots()).take(rows.windows.len());
+            let mut lines = values.chunks(across.slots).take(rows.windows.len());
             lines.all(|line| numbers(&line[..count]))
         };
         let Some(first) = (0..windows.groups()).find(|&group| !all_hold(group, values)) else {
@@ -576,7 +576,7 @@ impl<'a, T: Element> Pooling<'a, T> {
                 columns: &columns,
                 unit: across.unit,
                 values,
-                pitch: across.slots(),
+                pitch: across.slots,
             };
             pool(planes, again);
         }

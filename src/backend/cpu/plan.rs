@@ -412,7 +412,7 @@ pub fn slide(rows: &Span, across: &Span) -> bool {
 /// in a core's nearest cache until they are summed along the rows.
 pub fn lines(rows: &Span, across: &Span) -> usize {
     let mut whole = 1;
-    while !(whole * across.slots()).is_multiple_of(MOST_LANES) {
+    while !(whole * across.slots).is_multiple_of(MOST_LANES) {
         whole *= 2;
     }
     let sums = match slide(rows, across) {
@@ -435,13 +435,15 @@ pub struct Span {
     pub before: usize,
     /// Sums of padded cells and these, whole strides: from a line of sums to the next.
     pub pitch: usize,
+    /// Slots of a line of windows, those between the lines included.
+    pub slots: usize,
 }
 
 impl Span {
     pub fn new(axis: &Axis, windows: Range<usize>) -> Self {
         let cells = axis.window(windows.start).start..axis.window(windows.end - 1).end;
         if is_ranged(axis) {
-            let pitch = cells.len();
+            let (pitch, slots) = (cells.len(), windows.len());
             return Self {
                 axis: *axis,
                 windows,
@@ -449,6 +451,7 @@ impl Span {
                 unit: 1,
                 before: 0,
                 pitch,
+                slots,
             };
         }
         let before = axis.padding.saturating_sub(windows.start * axis.stride);
@@ -463,6 +466,7 @@ impl Span {
             unit: 1,
             before,
             pitch,
+            slots: pitch / axis.stride,
         }
     }
 
@@ -472,6 +476,7 @@ impl Span {
             unit,
             before: self.before * unit,
             pitch: self.pitch * unit,
+            slots: self.slots * unit,
             ..self
         }
     }
@@ -479,13 +484,5 @@ impl Span {
     /// The windows that have one of these cells.
     pub fn touching(axis: &Axis, cells: &Range<usize>) -> Range<usize> {
         axis.windows_of(cells.start).start..axis.windows_of(cells.end - 1).end
-    }
-
-    /// Slots of a line of windows, those between the lines included.
-    pub fn slots(&self) -> usize {
-        match is_ranged(&self.axis) {
-            true => self.windows.len() * self.unit,
-            false => self.pitch / self.axis.stride,
-        }
     }
 }

@@ -43,14 +43,14 @@ impl<C> Rows<'_, C> {
     /// Slots from the first window to the last, with those between lines.
     pub fn slots(&self) -> usize {
         let across = self.across;
-        (self.lines - 1) * across.slots() + across.windows.len() * across.unit
+        (self.lines - 1) * across.slots + across.windows.len() * across.unit
     }
 
     /// The slots whose windows are made: those of all lines as one run or, where far more lie between lines than in them, a
     /// run for each line.
     #[inline(always)]
     fn runs(&self) -> Runs {
-        let pitch = self.across.slots();
+        let pitch = self.across.slots;
         let of_line = self.across.windows.len() * self.across.unit;
         // What a vector makes behind the end of its line must not be of the next one.
         match pitch >= 2 * of_line + MOST_LANES {
@@ -306,7 +306,7 @@ impl<C: Real, J: Join> ApartBy<'_, C, J> {
             ..
         } = self.0.rows;
         let Span { unit, .. } = *across;
-        let windows = across.slots() / unit;
+        let windows = across.slots / unit;
         for at in (0..unit).step_by(V::LANES) {
             for line in 0..lines {
                 for i in 0..windows {
@@ -361,7 +361,7 @@ impl<C: Real, J: Join> ApartBy<'_, C, J> {
             sums,
             ..
         } = self.0.rows;
-        let windows = lines * across.slots();
+        let windows = lines * across.slots;
         let axis = &across.axis;
         let count = windows + axis.kernel.min(2 * axis.input) / stride + 2 * V::LANES + 1;
         self.0.rows.groups.grow(count + V::LANES);

@@ -189,7 +189,7 @@ impl<C> Spreading<C> {
 impl<C: Real> Spread<'_, C> {
     /// Makes room, and zeros of what no row writes.
     fn begin(&self, spreading: &mut Spreading<C>) {
-        let lines = self.rows_at_once() * self.across.slots();
+        let lines = self.rows_at_once() * self.across.slots;
         spreading.line.grow(self.margin() + lines + MOST_LANES);
         spreading.line[..self.margin()].fill(C::default());
         // Vectors of groups reach behind the last.
@@ -269,7 +269,7 @@ impl<C: Real> Spread<'_, C> {
     #[inline(always)]
     fn run<V: Vector<Real = C>>(&self, run: &Run, spreading: &mut Spreading<C>) {
         let step = Step::of(&self.across.axis);
-        let slots = self.across.slots();
+        let slots = self.across.slots;
         let lines = Lines {
             terms: &self.terms[run.lines.start * slots..],
             margin: MARGIN,

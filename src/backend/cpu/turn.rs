@@ -1,7 +1,7 @@
 //! Rows turned into columns, a square of vectors at a time.
 
 use super::aligned::Aligned;
-use super::vector::{Arch, InstructionSet, Kernel, Real, Vector, MOST_LANES};
+use super::vector::{prefetch, Arch, InstructionSet, Kernel, Real, Vector, MOST_LANES};
 
 /// Copies row after row of cells, so that each becomes a column.
 pub struct Turn<'a, C> {
@@ -46,6 +46,8 @@ impl<C: Real> Kernel for Turn<'_, C> {
                 let mut square = [V::<C, I>::zero(); MOST_LANES];
                 for (i, vector) in square.iter_mut().enumerate().take(lanes) {
                     let at = (row + i) * step + column;
+                    // Most turns are of one group of planes after the other, each too small for a processor to foresee the next.
+                    prefetch(cells, at + rows * step);
                     // SAFETY: a part of a row, which was asserted to be inside.
                     *vector = V::<C, I>::load(unsafe { cells.get_unchecked(at..at + lanes) });
                 }

@@ -323,8 +323,8 @@ impl<V: Vector, R: Rule> Largest<V, R> {
         let fours = run.chunks_exact(4 * step);
         let rest = fours.remainder();
         for cells in fours {
-            for fourth in 0..4 {
-                self.take(fourth, V::load(&cells[fourth * step + first..]));
+            for (fourth, cells) in cells.chunks_exact(step).enumerate() {
+                self.take(fourth, V::load(&cells[first..]));
             }
         }
         for cells in rest.chunks_exact(step) {

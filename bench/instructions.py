@@ -175,7 +175,7 @@ class Wasm(Cross):
     ARCH = "WebAssembly SIMD"
     FIGURES = ROOT / "bench" / "instructions-wasm.json"
     # What an instruction costs is the version's.
-    PACKAGE = "wasmtime==50.0.1"
+    PACKAGE = (ROOT / "scripts" / "other-targets" / "requirements.txt").read_text().strip()
     FUEL = 2**63
 
     def missing(self):

@@ -25,8 +25,10 @@ fi
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/candle-softpool
 # Not Node, whose version 20 crashes now and then in programs of much memory.
 wasmtime=$cache/wasmtime
-"$wasmtime/bin/pip" --quiet install wasmtime==50.0.1 2>/dev/null ||
-    { python3 -m venv --clear "$wasmtime" && "$wasmtime/bin/pip" --quiet install wasmtime==50.0.1; } ||
+install() {
+    "$wasmtime/bin/pip" --quiet install --requirement "$here/requirements.txt"
+}
+install 2>/dev/null || { python3 -m venv --clear "$wasmtime" && install; } ||
     skip "PyPI's wasmtime cannot be installed."
 
 for target in $targets; do

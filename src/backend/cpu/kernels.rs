@@ -249,7 +249,7 @@ impl<C: Real, R: Rule> Kernel for LargestLogit<'_, C, R> {
     #[inline(always)]
     fn run<I: InstructionSet>(self) -> C {
         let lanes = C::Vector::<I>::LANES;
-        let mut largest: Largest<C::Vector<I>, R> = Largest::of_none(self.rule);
+        let mut largest: Maxima<C::Vector<I>, R> = Maxima::of_none(self.rule);
         let [depths, ..] = self.patch.sizes;
         let (pieces, len) = self.patch.runs();
         for depth in 0..depths {
@@ -283,7 +283,7 @@ impl<C: Real, R: Rule> Kernel for LargestLogits<'_, C, R> {
         let [depths, ..] = self.patch.sizes;
         let (pieces, len) = self.patch.runs();
         for at in (0..ABREAST).step_by(C::Vector::<I>::LANES) {
-            let mut largest: Largest<C::Vector<I>, R> = Largest::of_none(self.rule);
+            let mut largest: Maxima<C::Vector<I>, R> = Maxima::of_none(self.rule);
             for depth in 0..depths {
                 for row in 0..pieces {
                     let run = &self.patch.from(depth, row, 0)[..len];
@@ -297,12 +297,12 @@ impl<C: Real, R: Rule> Kernel for LargestLogits<'_, C, R> {
 }
 
 /// The largest logits in each lane, NaN left out: of every fourth vector, since each has to wait for the one before it.
-struct Largest<V, R> {
+struct Maxima<V, R> {
     rule: R,
     of_fourths: [V; 4],
 }
 
-impl<V: Vector, R: Rule> Largest<V, R> {
+impl<V: Vector, R: Rule> Maxima<V, R> {
     #[inline(always)]
     fn of_none(rule: R) -> Self {
         Self {

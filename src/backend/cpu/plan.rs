@@ -435,7 +435,7 @@ pub struct Span {
     pub before: usize,
     /// Sums of padded cells and these, whole strides: from a line of sums to the next.
     pub pitch: usize,
-    /// Slots of a line of windows, those between the lines included.
+    /// Slots of a line of the windows that it was made of, those between the lines included.
     pub slots: usize,
 }
 

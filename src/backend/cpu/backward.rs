@@ -6,13 +6,14 @@ use super::direct::DirectGradients;
 use super::element::{Element, Narrow};
 use super::forward::{numbers, Pooling, Sums, Windows};
 use super::kernels::Terms;
-use super::plan::{Plan, Span, Way, REACH};
+use super::plan::{is_whole, Plan, Span, Way, REACH};
 use super::rule::Window;
 use super::spread::{Gradients, Spread, Spreading, MARGIN};
 use super::tiles::Band;
 use super::turn::plane_after_plane;
 use super::vector::{Real, MOST_LANES};
 use super::view::{overlap, Area, Gathered, Patch, View};
+use super::whole::WholeGradients;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -118,7 +119,7 @@ impl<T: Element> Backward<'_, T> {
                 for plane in band.planes.clone().step_by(plan.planes) {
                     let tile = Tile {
                         planes: plane..band.planes.end.min(plane + plan.planes),
-                        unit: self.pooling.unit,
+                        unit: self.unit_of_gradients(),
                         area: Area {
                             depths: band.depths.clone(),
                             rows: start..band.rows.end.min(start + plan.rows),
@@ -150,7 +151,7 @@ impl<T: Element> Backward<'_, T> {
                     planes: tile.planes.clone(),
                     depth,
                     rows: Span::new(height, rows.clone()),
-                    across: Span::new(width, columns.clone()).times(tile.unit),
+                    across: Span::new(width, columns.clone()).times(self.pooling.unit),
                 };
                 written = self.add_windows(scratch, tile, &windows, written);
             }
@@ -171,7 +172,9 @@ impl<T: Element> Backward<'_, T> {
         let end = cells.depths.end.max(written);
         self.copy_grads(scratch, windows);
         let mut all_hold;
-        if self.is_direct(tile, windows) {
+        if windows.way(self.pooling.geometry) == Way::Whole {
+            all_hold = self.find_whole(scratch, tile, windows);
+        } else if self.is_direct(tile, windows) {
             // Rows between windows are left out.
             let height = &self.pooling.geometry.axes[1];
             let gaps = height.stride > height.kernel;
@@ -197,6 +200,15 @@ impl<T: Element> Backward<'_, T> {
             self.add_alone(scratch, tile, windows);
         }
         end
+    }
+
+    /// Planes whose gradients lie abreast, or 1.
+    fn unit_of_gradients(&self) -> usize {
+        // Those of whole planes lie as their cells do.
+        match is_whole(self.pooling.geometry) && !self.pooling.are_abreast() {
+            true => 1,
+            false => self.pooling.unit,
+        }
     }
 
     /// Gradients of activations, and of logits if there are some.
@@ -271,6 +283,35 @@ impl<T: Element> Backward<'_, T> {
                 values: &mut values[first..],
                 steps: tile.steps(),
                 to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
+            });
+        }
+        all_hold
+    }
+
+    /// Planes of one window each, from sums to the gradients of their cells; returns whether all hold.
+    fn find_whole(&self, scratch: &mut Scratch<T>, tile: &Tile, windows: &Windows) -> bool {
+        let Scratch {
+            sums: Sums {
+                gathered, weights, ..
+            },
+            values,
+            terms,
+            gradients: [of_x, of_z],
+            ..
+        } = scratch;
+        let mut all_hold = true;
+        for i in 0..windows.groups() {
+            let of = self.pooling.whole(windows, i, gathered);
+            let first = windows.start(windows.group(i).start, 0);
+            let to = tile.row(i * windows.across.unit, 0, 0);
+            weights.grow(of.weights());
+            all_hold &= self.pooling.kernels.whole_gradients(WholeGradients {
+                of,
+                grads: &terms[0][MARGIN + first..],
+                values: &mut values[first..],
+                to: [&mut of_x[to..], of_z.get_mut(to..).unwrap_or_default()],
+                pitch: tile.row(1, 0, 0),
+                weights,
             });
         }
         all_hold
@@ -536,12 +577,18 @@ impl<T: Element> Backward<'_, T> {
             if output.is_empty() {
                 continue;
             }
-            for plane in (0..tile.planes.len()).step_by(tile.unit) {
+            // Planes alone follow each other, those abreast when they have been turned.
+            let together = if tile.unit == 1 {
+                tile.planes.len()
+            } else {
+                tile.unit
+            };
+            for plane in (0..tile.planes.len()).step_by(together) {
                 let lines = &gradients[tile.row(plane, 0, 0)..];
                 let of_plane = depths * rows * pitch;
                 let arch = self.pooling.arch;
                 let lines = plane_after_plane(arch, lines, tile.unit, of_plane, plane_by_plane);
-                let all = tile.unit.min(tile.planes.len() - plane) * depths;
+                let all = together.min(tile.planes.len() - plane) * depths;
                 // Depths of planes follow each other, and rows too if they are whole.
                 let at_once = if rows == band.rows.len() { all } else { 1 };
                 let first_depth = (tile.planes.start + plane - band.planes.start) * depths;

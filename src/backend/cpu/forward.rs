@@ -7,13 +7,14 @@ use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
 use super::pieces::Cuts;
-use super::plan::{is_ranged, lines, may_be_again, Depths, Plan, Span, Step, Way, ABREAST};
+use super::plan::{is_ranged, lines, may_be_again, Plan, Span, Step, Way, ABREAST};
 use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
 use super::turn::plane_after_plane;
 use super::vector::{Arch, Real, MOST_LANES};
-use super::view::{Area, Gathered, Patch, View};
+use super::view::{Area, Gathered, Patch, Planes, View};
+use super::whole::Whole;
 use super::window::Alone;
 use crate::geometry::{Axis, Geometry};
 use std::iter::StepBy;
@@ -113,8 +114,7 @@ impl Windows {
 
     /// How they are summed.
     pub fn way(&self, geometry: &Geometry) -> Way {
-        let depths = Depths::of(&geometry.axes[0], self.depth);
-        Way::of(depths, &self.rows, &self.across)
+        Way::of(geometry, self.depth, &self.rows, &self.across)
     }
 
     /// Where their outputs are in a plane.
@@ -486,8 +486,10 @@ impl<'a, T: Element> Pooling<'a, T> {
         let Scratch { sums, values, .. } = scratch;
         // Vectors may begin at the last window.
         values.grow(windows.slots() + MOST_LANES);
-        if windows.way(self.geometry) == Way::Direct {
-            return self.pool_directly(windows, &mut sums.gathered, values);
+        match windows.way(self.geometry) {
+            Way::Direct => return self.pool_directly(windows, &mut sums.gathered, values),
+            Way::Whole => return self.pool_whole(windows, &mut sums.gathered, values),
+            _ => {}
         }
         let mut all_hold = true;
         self.sum(windows, false, sums, |slot, sums| {
@@ -598,6 +600,63 @@ impl<'a, T: Element> Pooling<'a, T> {
             all_hold &= self.kernels.direct(direct, Finish { values });
         }
         all_hold
+    }
+
+    /// The outputs of planes of one window each, NaN for those that do not hold; returns whether all do.
+    fn pool_whole(
+        &self,
+        windows: &Windows,
+        gathered: &mut [[Gathered<T>; 2]],
+        values: &mut [T::Compute],
+    ) -> bool {
+        let mut all_hold = true;
+        for i in 0..windows.groups() {
+            let values = &mut values[windows.start(windows.group(i).start, 0)..];
+            let whole = self.whole(windows, i, gathered);
+            all_hold &= self.kernels.whole(whole, Finish { values });
+        }
+        all_hold
+    }
+
+    /// The planes of a group, of one window each.
+    pub fn whole<'b>(
+        &self,
+        windows: &Windows,
+        group: usize,
+        gathered: &'b mut [[Gathered<T>; 2]],
+    ) -> Whole<'b, T::Compute>
+    where
+        'a: 'b,
+    {
+        let (planes, area) = (windows.group(group), windows.area(self.geometry));
+        let abreast = self.are_abreast();
+        let of = |view: &View<'a, T>, gathered: &'b mut Gathered<T>| match abreast {
+            true => Planes {
+                cells: view
+                    .patch_abreast(self.arch, planes.clone(), &area, gathered)
+                    .cells,
+                pitch: 1,
+            },
+            false => view.planes_of_one_row(self.arch, planes.clone(), &area, gathered),
+        };
+        let [of_x, of_z] = &mut gathered[0];
+        let x = of(&self.x, of_x);
+        Whole {
+            x,
+            z: if self.traits.logits {
+                of(&self.z, of_z)
+            } else {
+                x
+            },
+            planes: planes.len(),
+            cells: area.cells(),
+            abreast,
+        }
+    }
+
+    /// Whether cells of [`ABREAST`] planes lie side by side.
+    pub fn are_abreast(&self) -> bool {
+        self.x.is_abreast() && self.z.is_abreast()
     }
 
     /// The windows of a group of planes, in registers.

@@ -14,6 +14,7 @@ use super::vector::neon::Neon;
 use super::vector::x86;
 use super::vector::{Arch, InstructionSet, Kernel, Portable, Real, Vector};
 use super::view::Patch;
+use super::whole::{Whole, WholeBy, WholeGradients, WholeGradientsBy};
 use std::marker::PhantomData;
 
 /// The steps of a rule, each compiled for an instruction set.
@@ -29,6 +30,10 @@ pub trait Kernels<C>: Send + Sync {
     fn direct(&self, work: Direct<'_, C>, to: Finish<'_, C>) -> bool;
     /// Whether all hold.
     fn direct_gradients(&self, work: DirectGradients<'_, C>) -> bool;
+    /// Planes that are a window each, to their ending: as [`Kernels::finish`].
+    fn whole(&self, work: Whole<'_, C>, to: Finish<'_, C>) -> bool;
+    /// Whether all hold.
+    fn whole_gradients(&self, work: WholeGradients<'_, C>) -> bool;
     /// Whether all hold, those between lines included.
     fn finish(&self, sums: Sums<'_, C>, to: Finish<'_, C>) -> bool;
     /// As [`Kernels::finish`].
@@ -100,6 +105,17 @@ impl<R, I> Compiled<R, I> {
         // SAFETY: whoever made `self` knew that the machine has the set.
         unsafe { I::call(kernel) }
     }
+
+    fn finishing<'a, C>(&self, to: Finish<'a, C>) -> Finishing<'a, C, R>
+    where
+        R: Copy,
+    {
+        Finishing {
+            rule: self.rule,
+            to,
+            all_hold: true,
+        }
+    }
 }
 
 impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
@@ -131,26 +147,25 @@ impl<C: Real, R: Rule, I: InstructionSet> Kernels<C> for Compiled<R, I> {
     }
 
     fn direct(&self, work: Direct<'_, C>, to: Finish<'_, C>) -> bool {
-        let rule = self.rule;
-        let end = Finishing {
-            rule,
-            to,
-            all_hold: true,
-        };
-        self.call(DirectBy(work, rule, end)).all_hold
+        let end = self.finishing(to);
+        self.call(DirectBy(work, self.rule, end)).all_hold
     }
 
     fn direct_gradients(&self, work: DirectGradients<'_, C>) -> bool {
         self.call(DirectGradientsBy(work, self.rule))
     }
 
+    fn whole(&self, work: Whole<'_, C>, to: Finish<'_, C>) -> bool {
+        let end = self.finishing(to);
+        self.call(WholeBy(work, self.rule, end)).all_hold
+    }
+
+    fn whole_gradients(&self, work: WholeGradients<'_, C>) -> bool {
+        self.call(WholeGradientsBy(work, self.rule))
+    }
+
     fn finish(&self, sums: Sums<'_, C>, to: Finish<'_, C>) -> bool {
-        let rule = self.rule;
-        let end = Finishing {
-            rule,
-            to,
-            all_hold: true,
-        };
+        let end = self.finishing(to);
         self.call(End::<C, R, _>(sums, end, PhantomData)).all_hold
     }
 

@@ -27,6 +27,7 @@ mod tiles;
 mod turn;
 mod vector;
 mod view;
+mod whole;
 mod window;
 
 pub use element::Element;
@@ -36,7 +37,7 @@ pub use race::{keys, times, LEAST_RATE, SCALE};
 pub use view::View;
 
 use super::{Gradient, Method, Weighting};
-use crate::geometry::Geometry;
+use crate::geometry::{Axis, Geometry};
 use backward::Backward;
 use candle_core::{Error, Layout, Result};
 use forward::Pooling;
@@ -146,14 +147,15 @@ fn compiled<C: Compile>(
 ///
 /// Planes have less than 2^32 cells.
 pub fn places<T: Poolable>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u32>> {
-    let geometry = &settled(geometry);
+    let mut copies = Default::default();
+    let (input, geometry) = &settle(x.into(), geometry, &mut copies)?;
     let arch = Arch::best();
     let kernels = T::Compute::compile(arch, Largest);
     // One plane after the other, so that bands are those of single planes, too.
     let pooling = Pooling {
         unit: 1,
         plan: Plan::forward(geometry),
-        ..pooling(arch, kernels, x.into(), geometry, Direction::Forward)
+        ..pooling(arch, kernels, *input, geometry, Direction::Forward)
     };
     let sizes = geometry.axes.map(|axis| axis.output);
     let tiling = tiling(&x, geometry, sizes, pooling.plan);
@@ -163,7 +165,7 @@ pub fn places<T: Poolable>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u3
             pooling.places(scratch, bands, output)
         })
     };
-    output.ok_or_else(|| no_memory(&tiling))
+    output.ok_or_else(|| no_memory(tiling.planes, tiling.sizes))
 }
 
 /// A cell of each window of contiguous planes, drawn by its activation; some planes at a time.
@@ -235,7 +237,7 @@ fn pooling<'a, T: Poolable>(
 /// Whether planes lie abreast, and there are enough of them for half the threads: turning them takes all threads longer.
 fn lie_abreast<T: Element>(pooling: &Pooling<'_, T>) -> bool {
     let enough = 2 * pooling.x.planes() >= plan::ABREAST * rayon::current_num_threads();
-    pooling.x.is_abreast() && pooling.z.is_abreast() && enough
+    pooling.are_abreast() && enough
 }
 
 /// The bands of this plan, of planes of these sizes.
@@ -255,8 +257,9 @@ fn pool<T: Poolable>(
     input: Input<'_, T>,
     geometry: &Geometry,
 ) -> Result<Vec<T>> {
-    let geometry = &settled(geometry);
-    let mut pooling = pooling(arch, kernels, input, geometry, Direction::Forward);
+    let mut copies = Default::default();
+    let (input, geometry) = &settle(input, geometry, &mut copies)?;
+    let mut pooling = pooling(arch, kernels, *input, geometry, Direction::Forward);
     // Parts of rows that are cut have shifts of their own, which whole ones abreast would not have.
     let cut = pooling.plan.columns < geometry.axes[2].output;
     if lie_abreast(&pooling) && plan::may_be_abreast(geometry) && !cut {
@@ -274,7 +277,7 @@ fn pool<T: Poolable>(
             pooling.forward(scratch, bands, output)
         })
     };
-    output.ok_or_else(|| no_memory(&tiling))
+    output.ok_or_else(|| no_memory(tiling.planes, tiling.sizes))
 }
 
 fn differentiate<T: Poolable>(
@@ -284,9 +287,10 @@ fn differentiate<T: Poolable>(
     grad: View<'_, T>,
     geometry: &Geometry,
 ) -> Result<Vec<T>> {
-    let geometry = &settled(geometry);
+    let mut copies = Default::default();
+    let (input, geometry) = &settle(input, geometry, &mut copies)?;
     let mut backward = Backward {
-        pooling: pooling(arch, kernels, input, geometry, Direction::Backward),
+        pooling: pooling(arch, kernels, *input, geometry, Direction::Backward),
         grad,
     };
     let plan = backward.pooling.plan;
@@ -308,12 +312,22 @@ fn differentiate<T: Poolable>(
             backward.run(scratch, bands, output)
         })
     };
-    output.ok_or_else(|| no_memory(&tiling))
+    output.ok_or_else(|| no_memory(tiling.planes, tiling.sizes))
 }
 
-/// The same windows; the stride of a single one, which leads nowhere, is no longer so far that sums overflow.
+/// The same windows; the stride of a single one, which leads nowhere, is no longer so far that sums overflow. Planes that
+/// are one window each have all their cells in one row, since nothing depends on their shape.
 fn settled(geometry: &Geometry) -> Geometry {
     let mut geometry = *geometry;
+    if plan::is_whole(&geometry) {
+        let cells = geometry.input_cells();
+        let row = Axis {
+            input: cells,
+            kernel: cells,
+            ..Axis::UNIT
+        };
+        geometry.axes = [Axis::UNIT, Axis::UNIT, row];
+    }
     for axis in &mut geometry.axes {
         if axis.output == 1 {
             axis.stride = axis.kernel;
@@ -322,9 +336,29 @@ fn settled(geometry: &Geometry) -> Geometry {
     geometry
 }
 
-fn no_memory(tiling: &Tiling) -> Error {
-    let planes = tiling.planes;
-    let cells: u128 = tiling.sizes.iter().map(|&size| size as u128).product();
+/// Settled windows of a geometry, and tensors that fit them: where they are, or in these copies.
+fn settle<'a, T: Element>(
+    input: Input<'a, T>,
+    geometry: &Geometry,
+    [of_x, of_logits]: &'a mut [Vec<T>; 2],
+) -> Result<(Input<'a, T>, Geometry)> {
+    let mut input = input;
+    if plan::is_whole(geometry) {
+        let sizes = geometry.axes.map(|axis| axis.input);
+        let none = || no_memory(input.x.planes(), sizes);
+        input = Input {
+            x: input.x.in_one_row(sizes, of_x).ok_or_else(none)?,
+            logits: match input.logits {
+                Some(logits) => Some(logits.in_one_row(sizes, of_logits).ok_or_else(none)?),
+                None => None,
+            },
+        };
+    }
+    Ok((input, settled(geometry)))
+}
+
+fn no_memory(planes: usize, sizes: [usize; 3]) -> Error {
+    let cells: u128 = sizes.iter().map(|&size| size as u128).product();
     Error::Msg(format!(
         "pooling: no memory for {planes} planes of {cells} cells"
     ))

@@ -84,6 +84,15 @@ pub fn is_small(geometry: &Geometry) -> bool {
     geometry.input_cells() <= SMALL_PLANE && geometry.axes[2].input <= SMALL_ROW
 }
 
+/// Whether every plane is one window with all of its cells and nothing else: so many that a vector has them, and so few that
+/// no lane has many.
+pub fn is_whole(geometry: &Geometry) -> bool {
+    let all = |axis: &Axis| {
+        axis.output == 1 && axis.window(0) == (0..axis.input) && axis.padded_len(0) == axis.input
+    };
+    (MOST_LANES..=SMALL_PLANE).contains(&geometry.input_cells()) && geometry.axes.iter().all(all)
+}
+
 /// Cells of a plane whose rows are so short that they cost more than their vectors do, though they fill some.
 const SHORT_PLANE: usize = 1 << 10;
 const SHORT_ROW: usize = 32;
@@ -99,7 +108,7 @@ pub enum Direction {
 pub fn unit(geometry: &Geometry, planes: usize, direction: Direction) -> usize {
     // Of 16 lanes no more than one in four idle.
     let enough = 4 * planes >= 3 * planes.next_multiple_of(ABREAST);
-    match is_small(geometry) || enough && is_short(geometry, direction) {
+    match is_whole(geometry) || is_small(geometry) || enough && is_short(geometry, direction) {
         true => ABREAST,
         false => 1,
     }
@@ -353,6 +362,8 @@ impl Plan {
 pub enum Way {
     /// In registers, from the cells to the output: [`direct`](super::direct).
     Direct,
+    /// Planes that are one window each, cells that lie side by side as they are: [`whole`](super::whole).
+    Whole,
     /// Down the columns into lines, then along the rows a vector of windows at a time: [`rows::Along`](super::rows::Along).
     Rows,
     /// The same with the windows of a row one by one: [`rows::Apart`](super::rows::Apart).
@@ -361,38 +372,22 @@ pub enum Way {
     Abreast,
 }
 
-/// The depths of a window, and how many more of it are padded.
-#[derive(Clone, Copy, Debug)]
-pub struct Depths {
-    pub count: usize,
-    pub padded: usize,
-}
-
-impl Depths {
-    /// Those of window `o` of the axis.
-    pub fn of(axis: &Axis, o: usize) -> Self {
-        let count = axis.window(o).len();
-        Self {
-            count,
-            padded: axis.padded_len(o) - count,
-        }
-    }
-}
-
 impl Way {
-    /// That of windows of these depths, in these rows and columns.
-    pub fn of(depths: Depths, rows: &Span, across: &Span) -> Self {
+    /// That of windows of this depth, in these rows and columns; planes that are [whole](is_whole) have one row.
+    pub fn of(geometry: &Geometry, depth: usize, rows: &Span, across: &Span) -> Self {
         // None is padded or cut off.
         let whole = |span: &Span| {
             let axis = &span.axis;
             let last = axis.window(span.windows.end - 1);
             !is_ranged(axis) && axis.disjoint() && axis.padding == 0 && last.len() == axis.kernel
         };
+        let depths = geometry.axes[0].window(depth).len();
+        let padded = geometry.axes[0].padded_len(depth) > depths;
         let two_wide = (across.axis.kernel, across.axis.stride) == (COLUMNS, COLUMNS);
-        let few = matches!(depths.count.saturating_mul(rows.axis.kernel), 1 | 2 | 4);
-        let in_registers = two_wide && few && whole(across) && whole(rows) && depths.padded == 0;
+        let few = matches!(depths.saturating_mul(rows.axis.kernel), 1 | 2 | 4);
         match Step::of(&across.axis) {
-            _ if in_registers => Self::Direct,
+            _ if two_wide && few && whole(across) && whole(rows) && !padded => Self::Direct,
+            _ if is_whole(geometry) => Self::Whole,
             _ if across.unit > 1 => Self::Abreast,
             step if step.in_vectors() => Self::Rows,
             _ => Self::Apart,

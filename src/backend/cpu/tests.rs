@@ -2,10 +2,10 @@
 
 use super::rule::{Cell, Rule, Window};
 use super::*;
-use crate::geometry::{Axis, Windows};
+use crate::geometry::Windows;
 use candle_core::{Layout, Shape};
 use half::{bf16, f16};
-use plan::{Depths, Span, Way};
+use plan::{Span, Way};
 use proptest::prelude::*;
 use vector::{Real, Vector};
 
@@ -42,7 +42,7 @@ const METHODS: [Method; 9] = [
 /// Kernel, stride and padding, and the shape of an input: planes, then depth, height and width.
 type Sliding = ([usize; 3], [usize; 3], [usize; 3], [usize; 4]);
 
-const SLIDING: [Sliding; 23] = [
+const SLIDING: [Sliding; 26] = [
     ([1, 2, 2], [1, 2, 2], [0; 3], [3, 1, 14, 38]),
     ([1, 3, 3], [1, 2, 2], [0, 1, 1], [2, 1, 41, 64]),
     ([1, 3, 3], [1, 1, 1], [0, 1, 1], [2, 1, 9, 35]),
@@ -51,7 +51,11 @@ const SLIDING: [Sliding; 23] = [
     ([1, 13, 13], [1, 1, 1], [0, 6, 6], [1, 1, 13, 19]),
     ([1, 2, 2], [1, 3, 3], [0; 3], [2, 1, 11, 50]),
     ([1, 5, 5], [1, 70, 70], [0; 3], [1, 1, 80, 150]),
+    // Planes of one window each, whose last vectors reach back.
     ([1, 7, 7], [1, 7, 7], [0; 3], [9, 1, 7, 7]),
+    ([2, 4, 6], [1, 1, 1], [0; 3], [37, 2, 4, 6]),
+    ([1, 1, 255], [1, 1, 255], [0; 3], [3, 1, 1, 255]),
+    ([1, 16, 1], [1, 16, 1], [0; 3], [5, 1, 16, 1]),
     ([1, 2, 2], [1, 2, 2], [0; 3], [40, 1, 8, 8]),
     // Planes abreast of whose cells some are no window's.
     ([1, 2, 2], [1, 2, 2], [0; 3], [40, 1, 7, 7]),
@@ -172,11 +176,12 @@ fn definition<T: Poolable>(
 
 /// How the first band of contiguous planes is summed.
 fn way(geometry: &Geometry, planes: usize) -> Way {
-    let ([depth, height, width], plan) = (geometry.axes, Plan::forward(geometry));
+    let geometry = &settled(geometry);
+    let ([_, height, width], plan) = (geometry.axes, Plan::forward(geometry));
     let unit = plan::unit(geometry, planes, Direction::Forward);
     let across = Span::new(&width, 0..plan.columns).times(unit);
     let rows = Span::new(&height, 0..plan.rows);
-    Way::of(Depths::of(&depth, 0), &rows, &across)
+    Way::of(geometry, 0, &rows, &across)
 }
 
 /// So that every test below runs each way of every method.
@@ -188,7 +193,10 @@ fn the_windows_of_these_tests_are_summed_in_every_way() {
         .collect();
     ways.sort();
     ways.dedup();
-    assert_eq!(ways, [Way::Direct, Way::Rows, Way::Apart, Way::Abreast]);
+    assert_eq!(
+        ways,
+        [Way::Direct, Way::Whole, Way::Rows, Way::Apart, Way::Abreast]
+    );
 }
 
 /// Planes that lie abreast are pooled so, whatever their size: with the bits that they have one by one.

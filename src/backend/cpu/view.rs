@@ -122,6 +122,14 @@ pub struct Patch<'a, T> {
     pub sizes: [usize; 3],
 }
 
+/// The cells of planes of one row each, side by side or abreast.
+#[derive(Clone, Copy)]
+pub struct Planes<'a, C> {
+    pub cells: &'a [C],
+    /// From a plane to the next; 1 where they lie abreast.
+    pub pitch: usize,
+}
+
 impl<'a, T> View<'a, T> {
     /// `rank` spatial dimensions of `data`, which the layout describes.
     pub fn new(data: &'a [T], layout: &Layout, rank: usize) -> Self {
@@ -428,12 +436,10 @@ impl<'a, T: Element> View<'a, T> {
         stretch: usize,
         to: &mut [T::Compute],
     ) -> bool {
-        let [batch, channel, ..] = self.strides;
-        let equal = self.batch == 1 || batch == self.channels * channel;
         match T::computed(&self.data[self.first(planes.start, area)..]) {
-            Some(cells) if equal && planes.len() == ABREAST => arch.run(Turn {
+            Some(cells) if self.are_equally_apart() && planes.len() == ABREAST => arch.run(Turn {
                 cells,
-                step: channel,
+                step: self.strides[1],
                 rows: ABREAST,
                 columns: stretch,
                 to,
@@ -442,6 +448,99 @@ impl<'a, T: Element> View<'a, T> {
             _ => return false,
         }
         true
+    }
+
+    /// Whether from each plane to the next it is as far.
+    fn are_equally_apart(&self) -> bool {
+        let [batch, channel, ..] = self.strides;
+        self.batch == 1 || batch == self.channels * channel
+    }
+
+    /// Some planes that have one row each, cells side by side: in place if they can be read there, else in `gathered`.
+    pub fn planes_of_one_row<'b>(
+        &self,
+        arch: Arch,
+        planes: Range<usize>,
+        area: &Area,
+        gathered: &'b mut Gathered<T>,
+    ) -> Planes<'b, T::Compute>
+    where
+        'a: 'b,
+    {
+        let [_, channel, .., column] = self.strides;
+        let cells = &self.data[self.first(planes.start, area)..];
+        let regular = column == 1 && self.are_equally_apart();
+        if let (Some(cells), true) = (T::computed(cells), regular) {
+            let pitch = channel;
+            return Planes { cells, pitch };
+        }
+        let Gathered {
+            cells: strided,
+            lines,
+            ..
+        } = gathered;
+        let count = area.cells();
+        lines.grow(planes.len() * count);
+        if regular && channel == count {
+            let to = &mut lines[..planes.len() * count];
+            let cells = &cells[..to.len()];
+            arch.run(Widen { cells, to });
+        } else {
+            for (plane, to) in planes.zip(lines.chunks_exact_mut(count)) {
+                self.widen(arch, plane, area, strided, to);
+            }
+        }
+        Planes {
+            cells: lines,
+            pitch: count,
+        }
+    }
+
+    /// The same planes, all cells of each in one row: where they are if they are equally far apart, else in `copy`; `None`
+    /// without memory.
+    pub fn in_one_row<'b>(self, sizes: [usize; 3], copy: &'b mut Vec<T>) -> Option<View<'b, T>>
+    where
+        'a: 'b,
+    {
+        let mut cells = 1;
+        let mut step = None;
+        for (size, stride) in sizes.into_iter().zip(&self.strides[2..]).rev() {
+            if size == 1 {
+                continue;
+            }
+            if *stride != cells * step.unwrap_or(*stride) {
+                return self.copied(sizes, copy);
+            }
+            step = step.or(Some(*stride));
+            cells *= size;
+        }
+        let [batch, channel, ..] = self.strides;
+        Some(View {
+            strides: [batch, channel, 0, 0, step.unwrap_or(1)],
+            ..self
+        })
+    }
+
+    /// A contiguous copy of planes of these sizes, all cells of each in one row.
+    fn copied<'b>(&self, sizes: [usize; 3], copy: &'b mut Vec<T>) -> Option<View<'b, T>> {
+        let [depths, rows, columns] = sizes.map(|size| 0..size);
+        let area = Area {
+            depths,
+            rows,
+            columns,
+        };
+        let count = area.cells();
+        copy.try_reserve_exact(self.planes().checked_mul(count)?)
+            .ok()?;
+        for plane in 0..self.planes() {
+            copy.extend(self.cells(plane, &area).copied());
+        }
+        Some(View {
+            data: copy,
+            channels: self.channels,
+            batch: self.batch,
+            strides: [self.channels * count, count, 0, 0, 1],
+        })
     }
 
     /// An area of [`ABREAST`] planes where it lies, if it can be read there.

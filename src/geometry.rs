@@ -279,6 +279,21 @@ impl Geometry {
         Shape::from(self.output_dims(input.dims()))
     }
 
+    /// The same for planes that have all cells in one row, each of them one window.
+    pub fn in_one_row(self) -> Self {
+        let cells = self.input_cells();
+        let row = Axis {
+            input: cells,
+            kernel: cells,
+            stride: cells,
+            ..Axis::UNIT
+        };
+        Self {
+            axes: [Axis::UNIT, Axis::UNIT, row],
+            ..self
+        }
+    }
+
     /// Cells of an input plane.
     pub fn input_cells(&self) -> usize {
         self.axes.iter().map(|axis| axis.input).product()

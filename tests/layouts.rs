@@ -3,7 +3,7 @@
 mod common;
 
 use candle_core::{DType, Device, IndexOp, Module, Result, Tensor, Var};
-use candle_softpool::{backend, geometry, Gradient, Lip2d, SoftPool2d};
+use candle_softpool::{backend, geometry, softmax_pool2d, Gradient, Lip2d, SoftPool2d};
 use common::{assert_close, assert_same, dtypes, normal, randn, values, Pool};
 
 type View = fn(&Tensor) -> Result<Tensor>;
@@ -132,6 +132,93 @@ fn planes_of_many_tiles_give_the_bits_of_their_copies() -> Result<()> {
     for (rows, columns) in [(270, 270), (2, 3000)] {
         let xs = randn(9, 2.0, (2, rows, columns, 19), DType::F32)?.permute((0, 3, 1, 2))?;
         assert_same(&pool.forward(&xs)?, &pool.forward(&xs.contiguous()?)?);
+    }
+    Ok(())
+}
+
+/// Global pooling of small maps, wherever their cells lie.
+#[test]
+fn planes_of_one_window_give_the_bits_of_their_copies() -> Result<()> {
+    let views: &[(&str, View)] = &[
+        ("cropped", |xs| xs.narrow(2, 1, 7)?.narrow(3, 2, 9)),
+        ("cropped by far", |xs| xs.narrow(2, 1, 5)?.narrow(3, 4, 4)),
+        ("transposed", |xs| xs.narrow(3, 0, 12)?.transpose(2, 3)),
+        ("channels last", |xs| xs.permute((0, 3, 1, 2))),
+        ("three channels last", |xs| {
+            xs.narrow(3, 0, 3)?.contiguous()?.permute((0, 3, 1, 2))
+        }),
+        ("channels last, cropped", |xs| {
+            xs.permute((0, 3, 1, 2))?.narrow(3, 1, 9)?.narrow(2, 1, 5)
+        }),
+        ("narrowed channels", |xs| xs.narrow(1, 2, 3)),
+        ("broadcast rows", |xs| {
+            xs.narrow(2, 9, 1)?.broadcast_as((4, 6, 8, 16))
+        }),
+        ("broadcast channels", |xs| {
+            xs.narrow(1, 5, 1)?.broadcast_as((4, 40, 13, 16))
+        }),
+    ];
+    for dtype in dtypes() {
+        let base = randn(31, 2.0, (4, 6, 13, 16), dtype)?;
+        for (name, view) in views {
+            for pool in [
+                Pool::adaptive(2, 1),
+                Pool::adaptive(2, 1).gradient(Gradient::Exact),
+            ] {
+                println!("{name}, {dtype:?}, {pool:?}");
+                let ys = assert_as_copied(&pool, *view, &base)?;
+                let definition = pool.definition(&view(&base)?, &ys)?;
+                let wanted = common::tensor(&definition.output, ys.dims(), dtype)?;
+                let tolerance = if dtype == DType::BF16 { 2e-2 } else { 2e-3 };
+                assert_close(&ys, &wanted, tolerance);
+            }
+        }
+        let line: View = |xs| xs.narrow(3, 0, 1)?.squeeze(3)?.transpose(1, 2);
+        let base = randn(32, 2.0, (2, 50, 48, 1), dtype)?;
+        assert_as_copied(&Pool::adaptive(1, 1), line, &base)?;
+        let volume: View = |xs| xs.narrow(2, 1, 3)?.permute((1, 0, 2, 4, 3));
+        let base = randn(33, 2.0, (3, 4, 5, 6, 7), dtype)?;
+        assert_as_copied(&Pool::adaptive(3, 1), volume, &base)?;
+    }
+    Ok(())
+}
+
+/// The same with logits that lie otherwise than the activations: of one channel for all, or cropped.
+#[test]
+fn planes_of_one_window_with_logits_give_the_bits_of_their_copies() -> Result<()> {
+    let views: [View; 3] = [
+        |xs| xs.narrow(3, 0, 8),
+        |xs| xs.narrow(2, 1, 7)?.narrow(3, 0, 8),
+        |xs| xs.narrow(1, 2, 1)?.narrow(2, 0, 7)?.narrow(3, 1, 8),
+    ];
+    for last in [false, true] {
+        let base = randn(
+            34,
+            2.0,
+            if last { (3, 9, 10, 32) } else { (3, 32, 9, 10) },
+            DType::F32,
+        )?;
+        let bases = [Var::from_tensor(&base)?, Var::from_tensor(&base.neg()?)?];
+        for (of_x, of_logits) in [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)] {
+            let seen = |base: &Var, view: usize| {
+                let xs = if last {
+                    base.permute((0, 3, 1, 2))?
+                } else {
+                    base.as_tensor().clone()
+                };
+                let rows = if view == 0 { xs.narrow(2, 2, 7)? } else { xs };
+                views[view](&rows)
+            };
+            let (xs, logits) = (seen(&bases[0], of_x)?, seen(&bases[1], of_logits)?);
+            let (xs2, logits2) = (xs.force_contiguous()?, logits.force_contiguous()?);
+            let ys = softmax_pool2d(&xs, &logits, (7, 8))?;
+            let ys2 = softmax_pool2d(&xs2, &logits2, (7, 8))?;
+            assert_same(&ys, &ys2);
+            let (grads, grads2) = (ys.sqr()?.backward()?, ys2.sqr()?.backward()?);
+            for base in &bases {
+                assert_same(grads.get(base).unwrap(), grads2.get(base).unwrap());
+            }
+        }
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::direct::DirectGradients;
 use super::element::{Element, Narrow};
 use super::forward::{numbers, Pooling, Sums, Windows};
 use super::kernels::Terms;
-use super::plan::{is_whole, Plan, Span, Way, REACH};
+use super::plan::{Plan, Span, Way, REACH};
 use super::rule::Window;
 use super::spread::{Gradients, Spread, Spreading, MARGIN};
 use super::tiles::Band;
@@ -205,7 +205,7 @@ impl<T: Element> Backward<'_, T> {
     /// Planes whose gradients lie abreast, or 1.
     fn unit_of_gradients(&self) -> usize {
         // Those of whole planes lie as their cells do.
-        match is_whole(self.pooling.geometry) && !self.pooling.are_abreast() {
+        match self.pooling.is_in_rows() {
             true => 1,
             false => self.pooling.unit,
         }

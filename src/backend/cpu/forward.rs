@@ -7,13 +7,13 @@ use super::direct::Direct;
 use super::element::{Element, Narrow};
 use super::kernels::{self, Finish, Kernels, Traits};
 use super::pieces::Cuts;
-use super::plan::{is_ranged, lines, may_be_again, Plan, Span, Step, Way, ABREAST};
+use super::plan::{is_ranged, is_whole, lines, may_be_again, Plan, Span, Step, Way, ABREAST};
 use super::rows::{slack, Apart, Groups, Rows};
 use super::rule::Window;
 use super::tiles::Band;
 use super::turn::plane_after_plane;
 use super::vector::{Arch, Real, MOST_LANES};
-use super::view::{Area, Gathered, Patch, Planes, View};
+use super::view::{Area, Gathered, Patch, View};
 use super::whole::Whole;
 use super::window::Alone;
 use crate::geometry::{Axis, Geometry};
@@ -629,14 +629,9 @@ impl<'a, T: Element> Pooling<'a, T> {
         'a: 'b,
     {
         let (planes, area) = (windows.group(group), windows.area(self.geometry));
-        let abreast = self.are_abreast();
+        let abreast = !self.is_in_rows();
         let of = |view: &View<'a, T>, gathered: &'b mut Gathered<T>| match abreast {
-            true => Planes {
-                cells: view
-                    .patch_abreast(self.arch, planes.clone(), &area, gathered)
-                    .cells,
-                pitch: 1,
-            },
+            true => view.planes_abreast(self.arch, planes.clone(), &area, gathered),
             false => view.planes_of_one_row(self.arch, planes.clone(), &area, gathered),
         };
         let [of_x, of_z] = &mut gathered[0];
@@ -657,6 +652,13 @@ impl<'a, T: Element> Pooling<'a, T> {
     /// Whether cells of [`ABREAST`] planes lie side by side.
     pub fn are_abreast(&self) -> bool {
         self.x.is_abreast() && self.z.is_abreast()
+    }
+
+    /// Whether planes of one window each are pooled from their rows, the only one that each has: others lie abreast, or are
+    /// turned.
+    pub fn is_in_rows(&self) -> bool {
+        let [depth, height, _] = &self.geometry.axes;
+        is_whole(self.geometry) && (depth.input, height.input) == (1, 1) && !self.are_abreast()
     }
 
     /// The windows of a group of planes, in registers.

@@ -2,8 +2,8 @@
 //!
 //! `docs/kernels.md` tells the algorithm on a page. One engine serves every pooling method, which is a `rule`;
 //! `plan` makes every choice; `columns` and `rows` do the work forward, `spread` on the way back, `direct` both in
-//! registers where windows lie side by side, and `again` both for windows far below their band. To read it, begin with
-//! `rule`, `view` and `tiles`.
+//! registers where windows lie side by side, `whole` both for planes of one window each, and `again` both for windows far
+//! below their band. To read it, begin with `rule`, `view` and `tiles`.
 
 mod again;
 mod aligned;
@@ -37,7 +37,7 @@ pub use race::{keys, times, LEAST_RATE, SCALE};
 pub use view::View;
 
 use super::{Gradient, Method, Weighting};
-use crate::geometry::{Axis, Geometry};
+use crate::geometry::Geometry;
 use backward::Backward;
 use candle_core::{Error, Layout, Result};
 use forward::Pooling;
@@ -60,6 +60,18 @@ pub struct Input<'a, T> {
 impl<'a, T> From<View<'a, T>> for Input<'a, T> {
     fn from(x: View<'a, T>) -> Self {
         Self { x, logits: None }
+    }
+}
+
+impl<T: Element> Input<'_, T> {
+    /// [`View::in_one_row`] of both.
+    fn in_one_row(self, sizes: [usize; 3]) -> Option<Self> {
+        let logits = match self.logits {
+            Some(logits) => Some(logits.in_one_row(sizes)?),
+            None => None,
+        };
+        let x = self.x.in_one_row(sizes)?;
+        Some(Self { x, logits })
     }
 }
 
@@ -147,8 +159,7 @@ fn compiled<C: Compile>(
 ///
 /// Planes have less than 2^32 cells.
 pub fn places<T: Poolable>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u32>> {
-    let mut copies = Default::default();
-    let (input, geometry) = &settle(x.into(), geometry, &mut copies)?;
+    let (input, geometry) = &settle(x.into(), geometry);
     let arch = Arch::best();
     let kernels = T::Compute::compile(arch, Largest);
     // One plane after the other, so that bands are those of single planes, too.
@@ -165,7 +176,7 @@ pub fn places<T: Poolable>(x: View<'_, T>, geometry: &Geometry) -> Result<Vec<u3
             pooling.places(scratch, bands, output)
         })
     };
-    output.ok_or_else(|| no_memory(tiling.planes, tiling.sizes))
+    output.ok_or_else(|| no_memory(&tiling))
 }
 
 /// A cell of each window of contiguous planes, drawn by its activation; some planes at a time.
@@ -257,8 +268,7 @@ fn pool<T: Poolable>(
     input: Input<'_, T>,
     geometry: &Geometry,
 ) -> Result<Vec<T>> {
-    let mut copies = Default::default();
-    let (input, geometry) = &settle(input, geometry, &mut copies)?;
+    let (input, geometry) = &settle(input, geometry);
     let mut pooling = pooling(arch, kernels, *input, geometry, Direction::Forward);
     // Parts of rows that are cut have shifts of their own, which whole ones abreast would not have.
     let cut = pooling.plan.columns < geometry.axes[2].output;
@@ -277,7 +287,7 @@ fn pool<T: Poolable>(
             pooling.forward(scratch, bands, output)
         })
     };
-    output.ok_or_else(|| no_memory(tiling.planes, tiling.sizes))
+    output.ok_or_else(|| no_memory(&tiling))
 }
 
 fn differentiate<T: Poolable>(
@@ -287,8 +297,7 @@ fn differentiate<T: Poolable>(
     grad: View<'_, T>,
     geometry: &Geometry,
 ) -> Result<Vec<T>> {
-    let mut copies = Default::default();
-    let (input, geometry) = &settle(input, geometry, &mut copies)?;
+    let (input, geometry) = &settle(input, geometry);
     let mut backward = Backward {
         pooling: pooling(arch, kernels, *input, geometry, Direction::Backward),
         grad,
@@ -312,53 +321,29 @@ fn differentiate<T: Poolable>(
             backward.run(scratch, bands, output)
         })
     };
-    output.ok_or_else(|| no_memory(tiling.planes, tiling.sizes))
+    output.ok_or_else(|| no_memory(&tiling))
 }
 
 /// The same windows; the stride of a single one, which leads nowhere, is no longer so far that sums overflow. Planes that
-/// are one window each have all their cells in one row, since nothing depends on their shape.
-fn settled(geometry: &Geometry) -> Geometry {
+/// are one window each have all their cells in one row, where they lie so: nothing depends on their shape.
+fn settle<'a, T: Element>(input: Input<'a, T>, geometry: &Geometry) -> (Input<'a, T>, Geometry) {
     let mut geometry = *geometry;
-    if plan::is_whole(&geometry) {
-        let cells = geometry.input_cells();
-        let row = Axis {
-            input: cells,
-            kernel: cells,
-            ..Axis::UNIT
-        };
-        geometry.axes = [Axis::UNIT, Axis::UNIT, row];
-    }
     for axis in &mut geometry.axes {
         if axis.output == 1 {
             axis.stride = axis.kernel;
         }
     }
-    geometry
-}
-
-/// Settled windows of a geometry, and tensors that fit them: where they are, or in these copies.
-fn settle<'a, T: Element>(
-    input: Input<'a, T>,
-    geometry: &Geometry,
-    [of_x, of_logits]: &'a mut [Vec<T>; 2],
-) -> Result<(Input<'a, T>, Geometry)> {
-    let mut input = input;
-    if plan::is_whole(geometry) {
-        let sizes = geometry.axes.map(|axis| axis.input);
-        let none = || no_memory(input.x.planes(), sizes);
-        input = Input {
-            x: input.x.in_one_row(sizes, of_x).ok_or_else(none)?,
-            logits: match input.logits {
-                Some(logits) => Some(logits.in_one_row(sizes, of_logits).ok_or_else(none)?),
-                None => None,
-            },
-        };
+    if plan::is_whole(&geometry) {
+        if let Some(input) = input.in_one_row(geometry.axes.map(|axis| axis.input)) {
+            return (input, geometry.in_one_row());
+        }
     }
-    Ok((input, settled(geometry)))
+    (input, geometry)
 }
 
-fn no_memory(planes: usize, sizes: [usize; 3]) -> Error {
-    let cells: u128 = sizes.iter().map(|&size| size as u128).product();
+fn no_memory(tiling: &Tiling) -> Error {
+    let planes = tiling.planes;
+    let cells: u128 = tiling.sizes.iter().map(|&size| size as u128).product();
     Error::Msg(format!(
         "pooling: no memory for {planes} planes of {cells} cells"
     ))

@@ -373,7 +373,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// That of windows of this depth, in these rows and columns; planes that are [whole](is_whole) have one row.
+    /// That of windows of this depth, in these rows and columns.
     pub fn of(geometry: &Geometry, depth: usize, rows: &Span, across: &Span) -> Self {
         // None is padded or cut off.
         let whole = |span: &Span| {

@@ -2,7 +2,7 @@
 
 use super::rule::{Cell, Rule, Window};
 use super::*;
-use crate::geometry::Windows;
+use crate::geometry::{Axis, Windows};
 use candle_core::{Layout, Shape};
 use half::{bf16, f16};
 use plan::{Span, Way};
@@ -176,7 +176,6 @@ fn definition<T: Poolable>(
 
 /// How the first band of contiguous planes is summed.
 fn way(geometry: &Geometry, planes: usize) -> Way {
-    let geometry = &settled(geometry);
     let ([_, height, width], plan) = (geometry.axes, Plan::forward(geometry));
     let unit = plan::unit(geometry, planes, Direction::Forward);
     let across = Span::new(&width, 0..plan.columns).times(unit);

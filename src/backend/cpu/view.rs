@@ -159,6 +159,26 @@ impl<'a, T> View<'a, T> {
         }
     }
 
+    /// The same planes, each with all its cells in one row, if they are equally far apart.
+    pub fn in_one_row(self, sizes: [usize; 3]) -> Option<Self> {
+        let mut cells = 1;
+        let mut step = None;
+        for (size, stride) in sizes.into_iter().zip(&self.strides[2..]).rev() {
+            if size > 1 {
+                let step = *step.get_or_insert(*stride);
+                if *stride != cells * step {
+                    return None;
+                }
+                cells *= size;
+            }
+        }
+        let [batch, channel, ..] = self.strides;
+        Some(Self {
+            strides: [batch, channel, 0, 0, step.unwrap_or(1)],
+            ..self
+        })
+    }
+
     /// Batch times channels.
     pub fn planes(&self) -> usize {
         self.batch * self.channels
@@ -417,6 +437,30 @@ impl<'a, T: Element> View<'a, T> {
         }
     }
 
+    /// The same planes, without a gap between their cells.
+    pub fn planes_abreast<'b>(
+        &self,
+        arch: Arch,
+        planes: Range<usize>,
+        area: &Area,
+        gathered: &'b mut Gathered<T>,
+    ) -> Planes<'b, T::Compute> {
+        let Patch { steps, sizes, .. } = self.patch_abreast(arch, planes, area, gathered);
+        let [depths, rows, columns] = sizes;
+        for (depth, row) in (0..depths).flat_map(|d| (0..rows).map(move |row| (d, row))) {
+            let from = depth * steps[0] + row * steps[1];
+            let to = (depth * rows + row) * columns;
+            if from != to {
+                gathered.widened.copy_within(from..from + columns, to);
+            }
+        }
+        gathered.widened_of = None;
+        Planes {
+            cells: &gathered.widened,
+            pitch: 1,
+        }
+    }
+
     /// How many cells lie from the first of an area to the last, those between its rows included, if columns lie side by
     /// side and half of these cells or more are the area's: then the others are sooner turned with them than left out.
     fn stretch(&self, area: &Area) -> Option<usize> {
@@ -456,7 +500,7 @@ impl<'a, T: Element> View<'a, T> {
         self.batch == 1 || batch == self.channels * channel
     }
 
-    /// Some planes that have one row each, cells side by side: in place if they can be read there, else in `gathered`.
+    /// Some planes of one row each, its cells side by side: in place if they can be read there, else in `gathered`.
     pub fn planes_of_one_row<'b>(
         &self,
         arch: Arch,
@@ -494,53 +538,6 @@ impl<'a, T: Element> View<'a, T> {
             cells: lines,
             pitch: count,
         }
-    }
-
-    /// The same planes, all cells of each in one row: where they are if they are equally far apart, else in `copy`; `None`
-    /// without memory.
-    pub fn in_one_row<'b>(self, sizes: [usize; 3], copy: &'b mut Vec<T>) -> Option<View<'b, T>>
-    where
-        'a: 'b,
-    {
-        let mut cells = 1;
-        let mut step = None;
-        for (size, stride) in sizes.into_iter().zip(&self.strides[2..]).rev() {
-            if size == 1 {
-                continue;
-            }
-            if *stride != cells * step.unwrap_or(*stride) {
-                return self.copied(sizes, copy);
-            }
-            step = step.or(Some(*stride));
-            cells *= size;
-        }
-        let [batch, channel, ..] = self.strides;
-        Some(View {
-            strides: [batch, channel, 0, 0, step.unwrap_or(1)],
-            ..self
-        })
-    }
-
-    /// A contiguous copy of planes of these sizes, all cells of each in one row.
-    fn copied<'b>(&self, sizes: [usize; 3], copy: &'b mut Vec<T>) -> Option<View<'b, T>> {
-        let [depths, rows, columns] = sizes.map(|size| 0..size);
-        let area = Area {
-            depths,
-            rows,
-            columns,
-        };
-        let count = area.cells();
-        copy.try_reserve_exact(self.planes().checked_mul(count)?)
-            .ok()?;
-        for plane in 0..self.planes() {
-            copy.extend(self.cells(plane, &area).copied());
-        }
-        Some(View {
-            data: copy,
-            channels: self.channels,
-            batch: self.batch,
-            strides: [self.channels * count, count, 0, 0, 1],
-        })
     }
 
     /// An area of [`ABREAST`] planes where it lies, if it can be read there.

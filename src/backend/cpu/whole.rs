@@ -1,10 +1,10 @@
 //! Planes that are one window each, which is global pooling of small maps: no cell is turned.
 //!
-//! Planes are pooled a block at a time, of as many as a vector has lanes, and the cells of a plane are dealt out to as many
-//! places, one after the other, for as long as there is one for each. Of a plane whose cells lie side by side, places are
-//! the lanes of its vectors. Of planes abreast, each place has vectors with a lane for each plane. Either way a place's
-//! cells are summed first, then the places two and two, halves first, and the cells left over come last: the sums have the
-//! same bits.
+//! Planes are pooled a block at a time, of as many as a vector has lanes. The cells of a plane are dealt out to as many
+//! accumulators, one after the other, for as long as there is one for each. So those of a block are a square of vectors: of
+//! planes whose cells lie side by side a vector for each plane, with its accumulators as lanes; of planes abreast a vector
+//! for each accumulator, with the planes as lanes. Either way accumulators are joined two and two, halves first, and the
+//! cells left over come last: the sums have the same bits.
 //!
 //! Weights are those of a window's own largest logit, so that no window that is finite fails to hold.
 
@@ -124,7 +124,7 @@ struct Block<'a, V: Vector, R, const ACROSS: bool> {
     planes: usize,
     /// Cells of a plane that are dealt out: the others are left over.
     dealt: usize,
-    vectors: PhantomData<V>,
+    lanes: PhantomData<V>,
 }
 
 impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
@@ -137,7 +137,7 @@ impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
             first,
             planes: V::LANES.min(of.planes - first),
             dealt: of.cells / V::LANES * V::LANES,
-            vectors: PhantomData,
+            lanes: PhantomData,
         };
         // Checked once for all vectors.
         assert!(block.end(of.x.pitch) <= of.x.cells.len());
@@ -154,41 +154,41 @@ impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
         }
     }
 
-    /// Places that have cells: those of planes that are not there have none.
+    /// Vectors of the square that take cells: not those of planes that are not there.
     #[inline(always)]
-    fn places(&self) -> usize {
+    fn vectors(&self) -> usize {
         match ACROSS {
             true => V::LANES,
             false => self.planes,
         }
     }
 
-    /// Where the cell of a place is that has so many dealt out before it.
+    /// Where the cells are that a vector takes, when so many have been dealt out before.
     #[inline(always)]
-    fn index(&self, pitch: usize, place: usize, before: usize) -> usize {
+    fn index(&self, pitch: usize, vector: usize, before: usize) -> usize {
         match ACROSS {
-            true => (before + place) * ABREAST + self.first,
-            false => (self.first + place) * pitch + before,
+            true => (before + vector) * ABREAST + self.first,
+            false => (self.first + vector) * pitch + before,
         }
     }
 
-    /// What each plane has one of, in the lanes of a place.
+    /// What each plane has one of, in the lanes of a vector.
     #[inline(always)]
-    fn of_place(&self, of_planes: &[V::Real; MOST_LANES], place: usize) -> V {
+    fn for_vector(&self, of_planes: &[V::Real; MOST_LANES], vector: usize) -> V {
         match ACROSS {
             true => V::load(of_planes),
-            false => V::splat(of_planes[place]),
+            false => V::splat(of_planes[vector]),
         }
     }
 
-    /// Cells of a place.
+    /// The cells that a vector takes.
     ///
     /// # Safety
     ///
-    /// The place must have cells, and so many dealt out before them. As for all of these, the planes must be the block's.
+    /// Planes of the block, of which a vector of cells must be left from there on.
     #[inline(always)]
-    unsafe fn load(&self, planes: &Planes<'_, V::Real>, place: usize, before: usize) -> V {
-        let at = self.index(planes.pitch, place, before);
+    unsafe fn load(&self, planes: &Planes<'_, V::Real>, vector: usize, before: usize) -> V {
+        let at = self.index(planes.pitch, vector, before);
         // SAFETY: they lie before the end, which was asserted to be inside.
         V::load(unsafe { planes.cells.get_unchecked(at..at + V::LANES) })
     }
@@ -197,20 +197,20 @@ impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
     ///
     /// As for [`Block::load`].
     #[inline(always)]
-    unsafe fn cell(&self, shift: V, place: usize, before: usize) -> Cell<V> {
+    unsafe fn cell(&self, shift: V, vector: usize, before: usize) -> Cell<V> {
         // SAFETY: the caller's.
-        let x = unsafe { self.load(&self.of.x, place, before) };
+        let x = unsafe { self.load(&self.of.x, vector, before) };
         Cell {
             x,
             z: match R::LOGITS {
                 // SAFETY: the caller's.
-                true => unsafe { self.load(&self.of.z, place, before) },
+                true => unsafe { self.load(&self.of.z, vector, before) },
                 false => x,
             },
             shift,
             place: match (R::PLACES, ACROSS) {
                 (false, _) => V::zero(),
-                (_, true) => V::splat(V::Real::from_f64((before + place) as f64)),
+                (_, true) => V::splat(V::Real::from_f64((before + vector) as f64)),
                 (_, false) => V::iota().add(V::splat(V::Real::from_f64(before as f64))),
             },
         }
@@ -224,7 +224,12 @@ impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
         }
         let mut lanes = [V::Real::default(); MOST_LANES];
         for (i, lane) in lanes.iter_mut().enumerate().take(self.planes) {
-            *lane = planes.cells[self.index(planes.pitch, i, cell)];
+            // SAFETY: before the end, as above.
+            *lane = unsafe {
+                *planes
+                    .cells
+                    .get_unchecked(self.index(planes.pitch, i, cell))
+            };
         }
         V::load(&lanes)
     }
@@ -249,18 +254,26 @@ impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
         if !R::SHIFTED {
             return V::zero();
         }
-        let mut of_places = [[V::splat(V::Real::NEG_INFINITY)]; MOST_LANES];
-        for (place, [largest]) in of_places.iter_mut().enumerate().take(self.places()) {
+        let mut square = [[V::splat(V::Real::NEG_INFINITY)]; MOST_LANES];
+        for (vector, [largest]) in square.iter_mut().enumerate().take(self.vectors()) {
             for before in (0..self.dealt).step_by(V::LANES) {
-                // SAFETY: one of these places, and of the cells dealt out.
-                let Cell { x, z, .. } = unsafe { self.cell(V::zero(), place, before) };
+                // SAFETY: one of these vectors, and of the cells dealt out.
+                let Cell { x, z, .. } = unsafe { self.cell(V::zero(), vector, before) };
+                *largest = self.rule.logit(x, z).max(*largest);
+            }
+            if !ACROSS && self.dealt < self.of.cells {
+                // SAFETY: the last cells of a plane, those left over and some that have been looked at.
+                let Cell { x, z, .. } =
+                    unsafe { self.cell(V::zero(), vector, self.of.cells - V::LANES) };
                 *largest = self.rule.logit(x, z).max(*largest);
             }
         }
-        let [mut largest] = joined::<V, Highest, 1, ACROSS>(of_places);
-        for cell in self.dealt..self.of.cells {
-            let Cell { x, z, .. } = self.cell_left(V::zero(), cell);
-            largest = self.rule.logit(x, z).max(largest);
+        let [mut largest] = joined::<V, Highest, 1, ACROSS>(square);
+        if ACROSS {
+            for cell in self.dealt..self.of.cells {
+                let Cell { x, z, .. } = self.cell_left(V::zero(), cell);
+                largest = self.rule.logit(x, z).max(largest);
+            }
         }
         largest
     }
@@ -270,21 +283,21 @@ impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
     fn sums<const KEEP: bool>(&self, shifts: V, weights: &mut [V::Real]) -> [V; 2] {
         let mut of_planes = [V::Real::default(); MOST_LANES];
         shifts.store(&mut of_planes);
-        let mut of_places = [[V::zero(); 2]; MOST_LANES];
-        for (place, sums) in of_places.iter_mut().enumerate().take(self.places()) {
-            let shift = self.of_place(&of_planes, place);
+        let mut square = [[V::zero(); 2]; MOST_LANES];
+        for (vector, sums) in square.iter_mut().enumerate().take(self.vectors()) {
+            let shift = self.for_vector(&of_planes, vector);
             for before in (0..self.dealt).step_by(V::LANES) {
-                self.fetch_next(place, before);
+                self.fetch_next(vector, before);
                 // SAFETY: as above.
-                let lifted = self.rule.lift(unsafe { self.cell(shift, place, before) });
-                self.keep::<KEEP>(lifted[0], weights, place * self.dealt + before);
+                let lifted = self.rule.lift(unsafe { self.cell(shift, vector, before) });
+                self.keep::<KEEP>(lifted[0], weights, vector * self.dealt + before);
                 *sums = match before {
                     0 => lifted,
                     _ => R::Join::join(*sums, lifted),
                 };
             }
         }
-        let mut sums = joined::<V, R::Join, 2, ACROSS>(of_places);
+        let mut sums = joined::<V, R::Join, 2, ACROSS>(square);
         for cell in self.dealt..self.of.cells {
             let lifted = self.rule.lift(self.cell_left(shifts, cell));
             self.keep::<KEEP>(lifted[0], weights, cell * V::LANES);
@@ -295,10 +308,10 @@ impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
 
     /// Has the cache fetch the cells of the next block's planes.
     #[inline(always)]
-    fn fetch_next(&self, place: usize, before: usize) {
+    fn fetch_next(&self, vector: usize, before: usize) {
         let Planes { cells, pitch } = self.of.x;
         if !ACROSS {
-            prefetch(cells, self.index(pitch, V::LANES + place, before));
+            prefetch(cells, self.index(pitch, V::LANES + vector, before));
         }
     }
 
@@ -327,15 +340,15 @@ impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
         let [of_shifts, a, b] = &of_planes;
         assert!(self.end(work.pitch) <= work.to[0].len());
         assert!(!R::LOGITS || self.end(work.pitch) <= work.to[1].len());
-        for place in 0..self.places() {
-            let shift = self.of_place(of_shifts, place);
-            let terms = [self.of_place(a, place), self.of_place(b, place)];
+        for vector in 0..self.vectors() {
+            let shift = self.for_vector(of_shifts, vector);
+            let terms = [self.for_vector(a, vector), self.for_vector(b, vector)];
             for before in (0..self.dealt).step_by(V::LANES) {
-                let weight = self.kept(work.weights, place * self.dealt + before);
+                let weight = self.kept(work.weights, vector * self.dealt + before);
                 // SAFETY: as above.
-                let cell = unsafe { self.cell(shift, place, before) };
+                let cell = unsafe { self.cell(shift, vector, before) };
                 let [dx, dz] = self.rule.gradient(cell, weight, terms);
-                let to = self.index(work.pitch, place, before);
+                let to = self.index(work.pitch, vector, before);
                 let to = to..to + V::LANES;
                 // SAFETY: before the end, as asserted above.
                 unsafe {
@@ -372,7 +385,7 @@ impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
     }
 }
 
-/// What the values of two places become.
+/// What two accumulators become.
 trait Meet<const N: usize> {
     fn meet<V: Vector>(a: [V; N], b: [V; N]) -> [V; N];
 }
@@ -394,25 +407,25 @@ impl Meet<1> for Highest {
     }
 }
 
-/// What the values of all places become, a lane for each plane.
+/// What all accumulators become, a lane for each plane.
 #[inline(always)]
 fn joined<V: Vector, M: Meet<N>, const N: usize, const ACROSS: bool>(
-    mut of_places: [[V; N]; MOST_LANES],
+    mut square: [[V; N]; MOST_LANES],
 ) -> [V; N] {
     let mut half = V::LANES / 2;
     while half > 0 {
         for i in 0..half {
-            let (mut a, mut b) = (of_places[i], of_places[i + half]);
+            let (mut a, mut b) = (square[i], square[i + half]);
             if !ACROSS {
-                // These are two planes, whose lanes are places: the lower halves of both, and the upper ones. By the end each
+                // These are two planes, with accumulators as lanes: the lower halves of both, and the upper ones. By the end each
                 // plane has come to the lane of its number.
                 for (a, b) in a.iter_mut().zip(&mut b) {
                     [*a, *b] = V::interleave([*a, *b]);
                 }
             }
-            of_places[i] = M::meet(a, b);
+            square[i] = M::meet(a, b);
         }
         half /= 2;
     }
-    of_places[0]
+    square[0]
 }

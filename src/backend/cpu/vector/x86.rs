@@ -54,7 +54,8 @@ pub struct Avx512;
 
 impl InstructionSet for Avx512 {
     type F32 = F32x16;
-    type F64 = F64x8;
+    /// Of f64 no kernel is compiled for this set.
+    type F64 = F64x4;
 
     #[inline(never)]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512dq,avx512bw,avx512vl")]
@@ -372,18 +373,4 @@ vector! {
         }
         cells
     }
-}
-
-vector! {
-    F64x8: __m512d, 8 of f64, mask __mmask8;
-    splat _mm512_set1_pd, load _mm512_loadu_pd, store _mm512_storeu_pd,
-    add _mm512_add_pd, sub _mm512_sub_pd, mul _mm512_mul_pd, div _mm512_div_pd, mul_add _mm512_fmadd_pd,
-    max _mm512_max_pd, sqrt _mm512_sqrt_pd;
-    power_of_two |v| _mm512_castsi512_pd(_mm512_slli_epi64::<52>(_mm512_castpd_si512(v)));
-    greater |a, b| _mm512_cmp_pd_mask::<_CMP_GT_OQ>(a, b);
-    equal |a, b| _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(a, b);
-    and |a, b| a & b;
-    or |a, b| a | b;
-    select |mask, yes, no| _mm512_mask_blend_pd(mask, no.0, yes.0);
-    all |mask| mask == 0xff;
 }

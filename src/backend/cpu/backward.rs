@@ -204,7 +204,7 @@ impl<T: Element> Backward<'_, T> {
 
     /// Planes whose gradients lie abreast, or 1.
     fn unit_of_gradients(&self) -> usize {
-        // Those of whole planes lie as their cells do.
+        // Those of planes of one window lie as their cells do.
         match self.pooling.is_in_rows() {
             true => 1,
             false => self.pooling.unit,

@@ -84,8 +84,8 @@ pub fn is_small(geometry: &Geometry) -> bool {
     geometry.input_cells() <= SMALL_PLANE && geometry.axes[2].input <= SMALL_ROW
 }
 
-/// Whether every plane is one window with all of its cells and nothing else: so many that a vector has them, and so few that
-/// no lane has many.
+/// Whether every plane is one window with all of its cells and nothing else: enough of them for a vector, and so few that
+/// their sums need no others in between. Two lanes, of f64 alone, have twice [`SERIAL_TERMS`] each at most.
 pub fn is_whole(geometry: &Geometry) -> bool {
     let all = |axis: &Axis| {
         axis.output == 1 && axis.window(0) == (0..axis.input) && axis.padded_len(0) == axis.input
@@ -362,7 +362,7 @@ impl Plan {
 pub enum Way {
     /// In registers, from the cells to the output: [`direct`](super::direct).
     Direct,
-    /// Planes that are one window each, cells that lie side by side as they are: [`whole`](super::whole).
+    /// Planes of one window each, from the cells to the output: [`whole`](super::whole).
     Whole,
     /// Down the columns into lines, then along the rows a vector of windows at a time: [`rows::Along`](super::rows::Along).
     Rows,
@@ -376,7 +376,7 @@ impl Way {
     /// That of windows of this depth, in these rows and columns.
     pub fn of(geometry: &Geometry, depth: usize, rows: &Span, across: &Span) -> Self {
         // None is padded or cut off.
-        let whole = |span: &Span| {
+        let uncut = |span: &Span| {
             let axis = &span.axis;
             let last = axis.window(span.windows.end - 1);
             !is_ranged(axis) && axis.disjoint() && axis.padding == 0 && last.len() == axis.kernel
@@ -386,7 +386,7 @@ impl Way {
         let two_wide = (across.axis.kernel, across.axis.stride) == (COLUMNS, COLUMNS);
         let few = matches!(depths.saturating_mul(rows.axis.kernel), 1 | 2 | 4);
         match Step::of(&across.axis) {
-            _ if two_wide && few && whole(across) && whole(rows) && !padded => Self::Direct,
+            _ if two_wide && few && uncut(across) && uncut(rows) && !padded => Self::Direct,
             _ if is_whole(geometry) => Self::Whole,
             _ if across.unit > 1 => Self::Abreast,
             step if step.in_vectors() => Self::Rows,

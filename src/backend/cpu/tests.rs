@@ -51,7 +51,7 @@ const SLIDING: [Sliding; 26] = [
     ([1, 13, 13], [1, 1, 1], [0, 6, 6], [1, 1, 13, 19]),
     ([1, 2, 2], [1, 3, 3], [0; 3], [2, 1, 11, 50]),
     ([1, 5, 5], [1, 70, 70], [0; 3], [1, 1, 80, 150]),
-    // Planes of one window each, whose last vectors reach back.
+    // Planes of one window each, with and without cells left over.
     ([1, 7, 7], [1, 7, 7], [0; 3], [9, 1, 7, 7]),
     ([2, 4, 6], [1, 1, 1], [0; 3], [37, 2, 4, 6]),
     ([1, 1, 255], [1, 1, 255], [0; 3], [3, 1, 1, 255]),

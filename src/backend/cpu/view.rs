@@ -122,7 +122,7 @@ pub struct Patch<'a, T> {
     pub sizes: [usize; 3],
 }
 
-/// The cells of planes of one row each, side by side or abreast.
+/// The cells of planes, row after row without a gap: each plane's side by side, or those of planes abreast.
 #[derive(Clone, Copy)]
 pub struct Planes<'a, C> {
     pub cells: &'a [C],
@@ -224,7 +224,7 @@ pub struct Gathered<T: Element> {
     widened: Aligned<T::Compute>,
     /// The plane and the area whose cells those are, if they are to be used again.
     widened_of: Option<(usize, Area)>,
-    /// Planes that are to lie abreast, one after the other.
+    /// Planes one after the other: those that are to lie abreast, or that have one row each.
     lines: Aligned<T::Compute>,
     /// An area of planes that lay abreast, plane after plane, and the first of them.
     turned: Aligned<T::Compute>,
@@ -437,7 +437,7 @@ impl<'a, T: Element> View<'a, T> {
         }
     }
 
-    /// The same planes, without a gap between their cells.
+    /// The same planes, without a gap between rows.
     pub fn planes_abreast<'b>(
         &self,
         arch: Arch,
@@ -466,8 +466,12 @@ impl<'a, T: Element> View<'a, T> {
     fn stretch(&self, area: &Area) -> Option<usize> {
         let [_, _, depth, row, column] = self.strides;
         let [depths, rows, columns] = area.sizes();
-        let stretch = (depths - 1) * depth + (rows - 1) * row + columns;
-        (column == 1 && !self.is_abreast() && stretch <= 2 * area.cells()).then_some(stretch)
+        let of_depth = (rows - 1) * row + columns;
+        // Each row lies behind those before it, which broadcast and permuted ones do not.
+        let in_order = (rows == 1 || row >= columns) && (depths == 1 || depth >= of_depth);
+        let stretch = (depths - 1) * depth + of_depth;
+        let side_by_side = column == 1 && !self.is_abreast();
+        (side_by_side && in_order && stretch <= 2 * area.cells()).then_some(stretch)
     }
 
     /// Turns a stretch of [`ABREAST`] planes from where it lies; returns whether it did, for which the planes must be so
@@ -480,24 +484,29 @@ impl<'a, T: Element> View<'a, T> {
         stretch: usize,
         to: &mut [T::Compute],
     ) -> bool {
-        match T::computed(&self.data[self.first(planes.start, area)..]) {
-            Some(cells) if self.are_equally_apart() && planes.len() == ABREAST => arch.run(Turn {
-                cells,
-                step: self.strides[1],
-                rows: ABREAST,
-                columns: stretch,
-                to,
-                pitch: ABREAST,
-            }),
-            _ => return false,
-        }
+        let cells = T::computed(&self.data[self.first(planes.start, area)..]);
+        let (Some(cells), Some(step), ABREAST) = (cells, self.pitch(), planes.len()) else {
+            return false;
+        };
+        arch.run(Turn {
+            cells,
+            step,
+            rows: ABREAST,
+            columns: stretch,
+            to,
+            pitch: ABREAST,
+        });
         true
     }
 
-    /// Whether from each plane to the next it is as far.
-    fn are_equally_apart(&self) -> bool {
+    /// From each plane to the next, if it is as far from all.
+    fn pitch(&self) -> Option<usize> {
         let [batch, channel, ..] = self.strides;
-        self.batch == 1 || batch == self.channels * channel
+        match (self.batch, self.channels) {
+            (_, 1) => Some(batch),
+            (1, _) => Some(channel),
+            (_, channels) => (batch == channels * channel).then_some(channel),
+        }
     }
 
     /// Some planes of one row each, its cells side by side: in place if they can be read there, else in `gathered`.
@@ -511,11 +520,9 @@ impl<'a, T: Element> View<'a, T> {
     where
         'a: 'b,
     {
-        let [_, channel, .., column] = self.strides;
         let cells = &self.data[self.first(planes.start, area)..];
-        let regular = column == 1 && self.are_equally_apart();
-        if let (Some(cells), true) = (T::computed(cells), regular) {
-            let pitch = channel;
+        let pitch = self.pitch().filter(|_| self.strides[4] == 1);
+        if let (Some(cells), Some(pitch)) = (T::computed(cells), pitch) {
             return Planes { cells, pitch };
         }
         let Gathered {
@@ -525,7 +532,7 @@ impl<'a, T: Element> View<'a, T> {
         } = gathered;
         let count = area.cells();
         lines.grow(planes.len() * count);
-        if regular && channel == count {
+        if pitch == Some(count) {
             let to = &mut lines[..planes.len() * count];
             let cells = &cells[..to.len()];
             arch.run(Widen { cells, to });

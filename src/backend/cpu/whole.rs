@@ -1,12 +1,12 @@
-//! Planes that are one window each, which is global pooling of small maps: no cell is turned.
+//! Planes of one window each, which is global pooling of small maps, from the cells to the output and back.
 //!
-//! Planes are pooled a block at a time, of as many as a vector has lanes. The cells of a plane are dealt out to as many
-//! accumulators, one after the other, for as long as there is one for each. So those of a block are a square of vectors: of
-//! planes whose cells lie side by side a vector for each plane, with its accumulators as lanes; of planes abreast a vector
-//! for each accumulator, with the planes as lanes. Either way accumulators are joined two and two, halves first, and the
-//! cells left over come last: the sums have the same bits.
+//! Planes are pooled a block at a time, of as many as a vector has lanes, and each has as many accumulators. Cell `i` goes
+//! to accumulator `i` modulo that number, but for the last cells, too few for one each, which are left over. So the
+//! accumulators of a block are a square of vectors: of planes whose cells lie side by side a vector for each plane, with its
+//! accumulators as lanes; of planes abreast a vector for each accumulator, with the planes as lanes. Either way they are
+//! joined two and two, halves first, and the cells left over come last: the sums have the same bits.
 //!
-//! Weights are those of a window's own largest logit, so that no window that is finite fails to hold.
+//! Weights are those of a window's own largest logit, so that none is lost.
 
 use super::direct::terms;
 use super::plan::ABREAST;
@@ -31,11 +31,13 @@ pub struct Whole<'a, C> {
 /// Gradients of the cells of [`Whole`] planes.
 pub struct WholeGradients<'a, C> {
     pub of: Whole<'a, C>,
-    /// The gradients of the outputs, and outputs: NaN for windows that do not hold. A plane each, and a vector more.
+    /// The gradients of the outputs, one a plane, and a vector more.
     pub grads: &'a [C],
+    /// Likewise the outputs, NaN for windows that do not hold.
     pub values: &'a mut [C],
     /// Gradients, and those of logits if there are some: as the planes lie.
     pub to: [&'a mut [C]; 2],
+    /// As [`Planes::pitch`].
     pub pitch: usize,
     /// Space for the weights of a block: see [`Whole::weights`].
     pub weights: &'a mut [C],
@@ -185,7 +187,8 @@ impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
     ///
     /// # Safety
     ///
-    /// Planes of the block, of which a vector of cells must be left from there on.
+    /// The planes must be the block's, the vector one of those that take cells, and there must be a vector of cells from
+    /// there on; abreast, that cell.
     #[inline(always)]
     unsafe fn load(&self, planes: &Planes<'_, V::Real>, vector: usize, before: usize) -> V {
         let at = self.index(planes.pitch, vector, before);
@@ -306,12 +309,16 @@ impl<'a, V: Vector, R: Rule, const ACROSS: bool> Block<'a, V, R, ACROSS> {
         sums
     }
 
-    /// Has the cache fetch the cells of the next block's planes.
+    /// Has the cache fetch the cells of the next block's planes, which lie behind these unless they are gathered.
     #[inline(always)]
     fn fetch_next(&self, vector: usize, before: usize) {
-        let Planes { cells, pitch } = self.of.x;
-        if !ACROSS {
-            prefetch(cells, self.index(pitch, V::LANES + vector, before));
+        for Planes { cells, pitch } in [self.of.x, self.of.z]
+            .into_iter()
+            .take(1 + usize::from(R::LOGITS))
+        {
+            if !ACROSS {
+                prefetch(cells, self.index(pitch, V::LANES + vector, before));
+            }
         }
     }
 

@@ -54,7 +54,7 @@ pub struct Avx512;
 
 impl InstructionSet for Avx512 {
     type F32 = F32x16;
-    /// Of f64 no kernel is compiled for this set.
+    /// No rule is compiled for this set in f64.
     type F64 = F64x4;
 
     #[inline(never)]

@@ -172,7 +172,11 @@ fn planes_of_one_window_give_the_bits_of_their_copies() -> Result<()> {
                 };
                 let definition = pool.definition(&view(&base)?, &ys)?;
                 let wanted = common::tensor(&definition.output, ys.dims(), dtype)?;
-                let tolerance = if dtype == DType::BF16 { 2e-2 } else { 2e-3 };
+                let tolerance = match dtype {
+                    DType::BF16 => 2e-2,
+                    DType::F16 => 2e-3,
+                    _ => 1e-5,
+                };
                 assert_close(&ys, &wanted, tolerance);
             }
         }

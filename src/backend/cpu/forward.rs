@@ -486,10 +486,9 @@ impl<'a, T: Element> Pooling<'a, T> {
         let Scratch { sums, values, .. } = scratch;
         // Vectors may begin at the last window.
         values.grow(windows.slots() + MOST_LANES);
-        match windows.way(self.geometry) {
-            Way::Direct => return self.pool_directly(windows, &mut sums.gathered, values),
-            Way::Whole => return self.pool_whole(windows, &mut sums.gathered, values),
-            _ => {}
+        let way = windows.way(self.geometry);
+        if matches!(way, Way::Direct | Way::Whole) {
+            return self.pool_at_once(way, windows, &mut sums.gathered, values);
         }
         let mut all_hold = true;
         self.sum(windows, false, sums, |slot, sums| {
@@ -585,9 +584,10 @@ impl<'a, T: Element> Pooling<'a, T> {
         false
     }
 
-    /// The outputs of windows in registers, NaN for those that do not hold; returns whether all do.
-    fn pool_directly(
+    /// The outputs of windows that are pooled from their cells at once, NaN for those that do not hold; returns whether all do.
+    fn pool_at_once(
         &self,
+        way: Way,
         windows: &Windows,
         gathered: &mut [[Gathered<T>; 2]],
         values: &mut [T::Compute],
@@ -596,24 +596,11 @@ impl<'a, T: Element> Pooling<'a, T> {
         for i in 0..windows.groups() {
             let planes = windows.group(i);
             let values = &mut values[windows.start(planes.start, windows.rows.windows.start)..];
-            let direct = self.direct(windows, i, gathered);
-            all_hold &= self.kernels.direct(direct, Finish { values });
-        }
-        all_hold
-    }
-
-    /// The outputs of planes of one window each, NaN for those that do not hold; returns whether all do.
-    fn pool_whole(
-        &self,
-        windows: &Windows,
-        gathered: &mut [[Gathered<T>; 2]],
-        values: &mut [T::Compute],
-    ) -> bool {
-        let mut all_hold = true;
-        for i in 0..windows.groups() {
-            let values = &mut values[windows.start(windows.group(i).start, 0)..];
-            let whole = self.whole(windows, i, gathered);
-            all_hold &= self.kernels.whole(whole, Finish { values });
+            let to = Finish { values };
+            all_hold &= match way {
+                Way::Whole => self.kernels.whole(self.whole(windows, i, gathered), to),
+                _ => self.kernels.direct(self.direct(windows, i, gathered), to),
+            };
         }
         all_hold
     }
